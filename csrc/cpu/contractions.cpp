@@ -1,0 +1,179 @@
+// Describes a contraction to the engine as jobs, and runs the jobs' tasks on torch's threads.
+#include "contractions.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "engine.h"
+
+namespace fullconv::cpu {
+namespace {
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+using Memory = std::unique_ptr<void, Free>;
+
+Memory allocate(int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (!memory) throw std::bad_alloc();
+  return Memory(memory);
+}
+
+// Scratch of all workers of a call, kept by the calling thread for its next call.
+char* scratch_of(int64_t bytes) {
+  thread_local Memory memory;
+  thread_local int64_t size = 0;
+  if (bytes > size) {
+    memory.reset();
+    size = 0;
+    memory = allocate(bytes);
+    size = bytes;
+  }
+  return static_cast<char*>(memory.get());
+}
+
+// Calls task(index, scratch) for each index below `tasks`. Workers take the next task when they are
+// free: who does which task changes nothing in the result.
+template <class F>
+void for_tasks(int64_t tasks, int64_t scratch, const F& task) {
+  int64_t workers = std::min<int64_t>(tasks, torch::stable::get_num_threads());
+  scratch = (scratch + 63) / 64 * 64;
+  char* memory = scratch_of(workers * scratch);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker)
+      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+        task(index, memory + worker * scratch);
+  });
+}
+
+const Engine& engine_of(Dtype dtype) {
+  const InstructionSet& set = instruction_set();
+  switch (dtype) {
+    case Dtype::f32:
+    case Dtype::c64: return set.f32;
+    case Dtype::f64:
+    case Dtype::c128: return set.f64;
+    case Dtype::bf16: return set.bf16;
+    case Dtype::f16: return set.f16;
+  }
+  return set.f32;
+}
+
+int64_t components_of(Dtype dtype) { return dtype == Dtype::c64 || dtype == Dtype::c128 ? 2 : 1; }
+
+View view(const Array& array, int64_t components) {
+  const int64_t* stride = array.stride;
+  return {array.data, stride[0] * components, stride[1] * components, stride[2] * components,
+          stride[3] * components};
+}
+
+// Channels beside each other, and more than one: the micro-kernel's vectors run along them.
+bool channels_last(const Array& array) { return array.stride[1] == 1 && array.size[1] > 1; }
+
+// One job for each pair of axis tables, whose positions make up the result.
+void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
+         const std::vector<AxisTable>& w) {
+  const Engine& engine = engine_of(dtype);
+  for (const AxisTable& rows : h)
+    for (const AxisTable& columns : w) {
+      job.h = rows.map();
+      job.w = columns.map();
+      Memory packed = allocate(engine.packed_filter_size(job));
+      job.filter = packed.get();
+      for_tasks(engine.pack_filter_tasks(job), 0,
+                [&](int64_t task, void*) { engine.pack_filter(job, filter, packed.get(), task); });
+      for_tasks(engine.correlate_tasks(job), engine.correlate_scratch(job),
+                [&](int64_t task, void* scratch) { engine.correlate(job, task, scratch); });
+    }
+}
+
+CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& source,
+                      const Array* bias, const Array& result) {
+  int64_t components = components_of(dtype);
+  CorrelateJob job{};
+  job.source = view(source, components);
+  job.result = view(result, components);
+  job.bias = bias ? bias->data : nullptr;
+  job.bias_stride = bias ? bias->stride[0] * components : 0;
+  job.batch = segments > 0 ? source.size[0] / segments : 0;
+  job.segments = segments;
+  job.groups = geometry.groups;
+  job.depth = source.size[1] / geometry.groups;
+  job.rows = result.size[1] / geometry.groups;
+  job.components = components;
+  job.rows_along_vectors = channels_last(result);
+  return job;
+}
+
+}  // namespace
+
+void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
+               const Array& filter, const Array* bias, const Array& result) {
+  int64_t components = components_of(dtype);
+  int64_t k = filter.stride[0] * components, c = filter.stride[1] * components;
+  FilterView rows{
+      filter.data, filter.segment_stride * components, result.size[1] / geometry.groups * k, k,
+      c,           filter.stride[2] * components,      filter.stride[3] * components};
+  run(dtype, make_job(dtype, geometry, segments, input, bias, result), rows,
+      {AxisTable::forward(geometry.h)}, {AxisTable::forward(geometry.w)});
+}
+
+void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
+                   const Array& filter, const Array* bias, const Array& result) {
+  int64_t components = components_of(dtype);
+  int64_t k = filter.stride[0] * components, c = filter.stride[1] * components;
+  FilterView rows{
+      filter.data, filter.segment_stride * components, grad.size[1] / geometry.groups * k, c,
+      k,           filter.stride[2] * components,      filter.stride[3] * components};
+  run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
+      AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
+}
+
+void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
+                      const Array& grad, const Array& filter) {
+  const Engine& engine = engine_of(dtype);
+  int64_t components = components_of(dtype);
+  AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
+  WeightJob job{};
+  job.input = view(input, components);
+  job.grad = view(grad, components);
+  job.result = filter.data;
+  job.segment = filter.segment_stride * components;
+  job.k = filter.stride[0] * components;
+  job.c = filter.stride[1] * components;
+  job.r = filter.stride[2] * components;
+  job.s = filter.stride[3] * components;
+  job.batch = segments > 0 ? input.size[0] / segments : 0;
+  job.segments = segments;
+  job.groups = geometry.groups;
+  job.channels = filter.size[1];
+  job.filters = filter.size[0] / geometry.groups;
+  job.components = components;
+  job.h = h.map();
+  job.w = w.map();
+  job.splits = engine.weight_splits(job);
+  Memory partial = allocate(engine.weight_partial_size(job));
+  job.partial = partial.get();
+  for_tasks(engine.weight_tasks(job), engine.weight_scratch(job),
+            [&](int64_t task, void* scratch) { engine.weight(job, task, scratch); });
+  for_tasks(engine.weight_reduce_tasks(job), 0,
+            [&](int64_t task, void*) { engine.weight_reduce(job, task); });
+}
+
+void channel_sum(Dtype dtype, const Array& grad, void* result) {
+  const Engine& engine = engine_of(dtype);
+  int64_t components = components_of(dtype);
+  ChannelSumJob job{view(grad, components), result,       grad.size[0], grad.size[1],
+                    grad.size[2],           grad.size[3], components};
+  for_tasks(engine.channel_sum_tasks(job), 0,
+            [&](int64_t task, void*) { engine.channel_sum(job, task); });
+}
+
+}  // namespace fullconv::cpu

@@ -1,0 +1,42 @@
+// The three contractions on the CPU, for tensors whose shapes have been checked.
+#pragma once
+
+#include <cstdint>
+
+#include "../geometry.h"
+
+namespace fullconv {
+
+enum class Dtype { f32, f64, bf16, f16, c64, c128 };
+
+struct Array {  // a 4-D tensor, N C H W or K C R S (behind a segment axis); strides count elements
+  void* data;
+  int64_t size[4], stride[4];
+  int64_t segment_stride;
+};
+
+struct Geometry {
+  int64_t groups;
+  Axis h, w;
+};
+
+namespace cpu {
+
+// result = correlation of input and filter (+ bias), with one filter for each of `segments` parts
+// of the batch.
+void correlate(Dtype, const Geometry&, int64_t segments, const Array& input, const Array& filter,
+               const Array* bias, const Array& result);
+
+// filter = correlation of input and grad.
+void correlate_weight(Dtype, const Geometry&, int64_t segments, const Array& input,
+                      const Array& grad, const Array& filter);
+
+// result = full convolution of grad and the rotated filter (+ bias).
+void full_convolve(Dtype, const Geometry&, int64_t segments, const Array& grad, const Array& filter,
+                   const Array* bias, const Array& result);
+
+// result[k] = sum of grad over everything but its channels.
+void channel_sum(Dtype, const Array& grad, void* result);
+
+}  // namespace cpu
+}  // namespace fullconv

@@ -1,0 +1,203 @@
+// correlate and full_convolve as implicit GEMM. A task owns a block of the result, some positions
+// (across rows and samples) by some of a group's channels; for each chunk of the depth it packs the
+// positions' patches and multiplies them with the packed filter:
+//
+//     positions along vectors   result[row][position] = filter[row][depth]     ·
+//     patches[depth][position] rows along vectors        result[position][row] =
+//     patches[position][depth] · filter[depth][row]
+//
+// the first for contiguous results, whose positions are neighbours, the second for channels_last.
+// Scratch a task: the block in compute precision and one chunk of patches.
+
+constexpr int64_t kDepthBlock =
+    256;  // depth of a chunk: a panel of b, 32 columns of float, is 32 KiB
+
+template <class S>
+struct CorrelateBlocks {
+  using T = typename Compute<S>::type;
+
+  int64_t rows, positions, row_block, position_block;
+  Chunks chunks;
+
+  explicit CorrelateBlocks(const CorrelateJob& job)
+      : rows(job.components * job.rows),
+        positions(job.batch * job.h.positions * job.w.positions),
+        chunks(job.components, job.depth, job.h.taps * job.w.taps, kDepthBlock) {
+    int64_t unit = width(job), other = job.rows_along_vectors ? kRows : kColumns<T>;
+    position_block = round_up(768 / static_cast<int64_t>(sizeof(T)), other);
+    row_block = round_up(256, unit);
+    // Few tasks would leave threads idle: cut a small result finer.
+    if (job.segments * job.groups * row_blocks() * position_blocks() < 16) {
+      row_block = round_up(64, unit);
+      position_block = least(position_block, round_up(64, other));
+    }
+  }
+  // A panel of the packed filter: rows of a tile, or columns.
+  static int64_t width(const CorrelateJob& job) {
+    return job.rows_along_vectors ? kColumns<T> : kRows;
+  }
+  int64_t row_blocks() const { return quotient_up(rows, row_block); }
+  int64_t position_blocks() const { return quotient_up(positions, position_block); }
+};
+
+template <class S>
+struct Correlate {
+  using T = typename Compute<S>::type;
+  using Blocks = CorrelateBlocks<S>;
+
+  static int64_t pack_filter_tasks(const CorrelateJob& job) {
+    return job.segments * job.groups * quotient_up(job.components * job.rows, Blocks::width(job));
+  }
+
+  static int64_t packed_filter_size(const CorrelateJob& job) {
+    return pack_filter_tasks(job) * Blocks::width(job) * Blocks(job).chunks.depth() * sizeof(T);
+  }
+
+  // One panel: `width` rows of the filter, the taps of this job in the order of its chunks.
+  static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
+                          int64_t task) {
+    Blocks blocks(job);
+    int64_t width = Blocks::width(job), panels = quotient_up(blocks.rows, width);
+    int64_t panel = task % panels, group = task / panels % job.groups,
+            segment = task / panels / job.groups;
+    T* to = static_cast<T*>(packed) + task * width * blocks.chunks.depth();
+    const S* from =
+        static_cast<const S*>(filter.data) + segment * filter.segment + group * filter.group;
+    for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
+      Chunk chunk = blocks.chunks.at(index);
+      for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+        int64_t r = job.h.tap[(chunk.tap + tap) / job.w.taps],
+                s = job.w.tap[(chunk.tap + tap) % job.w.taps];
+        const S* at_tap = from + r * filter.r + s * filter.s;
+        for (int64_t c = 0; c < chunk.channels; ++c)
+          for (int64_t lane = 0; lane < width; ++lane, ++to) {
+            int64_t row = panel * width + lane, component = row / job.rows;
+            if (row >= blocks.rows) {
+              *to = 0;
+              continue;
+            }
+            bool imaginary = component != chunk.component;
+            T value = widen(at_tap[row % job.rows * filter.row +
+                                   (chunk.channel + c) * filter.depth + imaginary]);
+            *to = imaginary && component == 0 ? -value : value;
+          }
+      }
+    }
+  }
+
+  static int64_t tasks(const CorrelateJob& job) {
+    Blocks blocks(job);
+    return job.segments * job.groups * blocks.row_blocks() * blocks.position_blocks();
+  }
+
+  // The result block; the patches, one line longer than deep where lines are strided, so that
+  // lines do not fall into the same cache set; the runs.
+  static int64_t scratch(const CorrelateJob& job) {
+    Blocks blocks(job);
+    int64_t block = blocks.row_block * blocks.position_block;
+    int64_t patches = blocks.position_block * (kDepthBlock + kColumns<T>);
+    return (block + patches) * sizeof(T) + blocks.position_block * sizeof(Run);
+  }
+
+  static void run(const CorrelateJob& job, int64_t task, void* scratch) {
+    if (job.rows_along_vectors)
+      run_along<true>(job, task, scratch);
+    else
+      run_along<false>(job, task, scratch);
+  }
+
+ private:
+  template <bool ROWS_ALONG_VECTORS>
+  static void run_along(const CorrelateJob& job, int64_t task, void* scratch) {
+    Blocks blocks(job);
+    int64_t position = task % blocks.position_blocks() * blocks.position_block;
+    task /= blocks.position_blocks();
+    int64_t row = task % blocks.row_blocks() * blocks.row_block;
+    int64_t unit = task / blocks.row_blocks(), group = unit % job.groups,
+            segment = unit / job.groups;
+    int64_t positions = least(blocks.position_block, blocks.positions - position);
+    int64_t rows = least(blocks.row_block, blocks.rows - row);
+
+    T* block = static_cast<T*>(scratch);
+    T* patches = block + blocks.row_block * blocks.position_block;
+    Run* runs =
+        reinterpret_cast<Run*>(patches + blocks.position_block * (kDepthBlock + kColumns<T>));
+    int64_t ldc = ROWS_ALONG_VECTORS ? blocks.row_block : blocks.position_block;
+    if (blocks.chunks.count() == 0) clear(block, 1, blocks.row_block * blocks.position_block);
+
+    const S* source = static_cast<const S*>(job.source.data) + segment * job.batch * job.source.n +
+                      group * job.depth * job.source.c;
+    int64_t width = Blocks::width(job), panel = blocks.chunks.depth() * width;
+    const T* filter = static_cast<const T*>(job.filter) +
+                      (unit * quotient_up(blocks.rows, width) + row / width) * panel;
+    for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
+      Chunk chunk = blocks.chunks.at(index);
+      int64_t depth = chunk.depth();
+      Patches<S> from{source + chunk.component, job.source, job.h, job.w};
+      Block<T> filters{filter + chunk.first * width, panel};
+      if constexpr (ROWS_ALONG_VECTORS) {
+        int64_t line = depth + Vector<T>::lanes;
+        pack<Panels::depth>(from, chunk, position, positions, Packed<T>{patches, line, 0}, runs);
+        multiply<T, Rows::strided>(positions, rows, depth, {patches, line}, filters, block, ldc,
+                                   index > 0);
+      } else {
+        pack<Panels::positions>(from, chunk, position, positions,
+                                Packed<T>{patches, kColumns<T>, depth * kColumns<T>}, runs);
+        multiply<T, Rows::panels>(rows, positions, depth, filters, {patches, depth * kColumns<T>},
+                                  block, ldc, index > 0);
+      }
+    }
+    store<ROWS_ALONG_VECTORS>(job, segment, group, row, rows, position, positions, block, ldc);
+  }
+
+  // Adds the bias, rounds to the storage type and scatters the block to the result's strides.
+  template <bool ROWS_ALONG_VECTORS>
+  static void store(const CorrelateJob& job, int64_t segment, int64_t group, int64_t row,
+                    int64_t rows, int64_t position, int64_t positions, const T* block,
+                    int64_t ldc) {
+    const View& out = job.result;
+    auto channel = [&](int64_t m) { return group * job.rows + (row + m) % job.rows; };
+    auto component = [&](int64_t m) { return (row + m) / job.rows; };
+    auto bias = [&](int64_t m) {
+      return job.bias ? widen(static_cast<const S*>(
+                            job.bias)[channel(m) * job.bias_stride + component(m)])
+                      : T(0);
+    };
+    auto place = [&](int64_t m) {
+      return static_cast<S*>(out.data) + channel(m) * out.c + component(m);
+    };
+    for_rows(job.h, job.w, position, positions,
+             [&](int64_t n, int64_t h, int64_t w, int64_t count, int64_t at) {
+               int64_t line = (segment * job.batch + n) * out.n + job.h.position[h] * out.h;
+               if constexpr (ROWS_ALONG_VECTORS) {
+                 for (int64_t i = 0; i < count; ++i)
+                   for (int64_t m = 0, piece; m < rows;
+                        m += piece) {  // rows of one component lie side by side
+                     piece = least(rows - m, job.rows - (row + m) % job.rows);
+                     S* to = place(m) + line + job.w.position[w + i] * out.w;
+                     const T* from = block + (at + i) * ldc + m;
+                     const S* add = static_cast<const S*>(job.bias) + channel(m) * job.bias_stride +
+                                    component(m);
+                     if (!job.bias)
+                       for (int64_t k = 0; k < piece; ++k) narrow(from[k], to[k * out.c]);
+                     else
+                       for (int64_t k = 0; k < piece; ++k)
+                         narrow(from[k] + widen(add[k * job.bias_stride]), to[k * out.c]);
+                   }
+               } else {
+                 int64_t step = job.w.position_step * out.w;
+                 for (int64_t m = 0; m < rows; ++m) {
+                   const T* from = block + m * ldc + at;
+                   S* to = place(m) + line;
+                   T add = bias(m);
+                   if (step == 1)
+                     for (int64_t i = 0; i < count; ++i)
+                       narrow(from[i] + add, to[job.w.position[w] + i]);
+                   else
+                     for (int64_t i = 0; i < count; ++i)
+                       narrow(from[i] + add, to[job.w.position[w + i] * out.w]);
+                 }
+               }
+             });
+  }
+};

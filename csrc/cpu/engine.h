@@ -1,0 +1,105 @@
+// The CPU engine's face: plain descriptions of a contraction, and a table of functions that do a
+// task of one. Everything here is plain data, because what is behind it is compiled once per
+// instruction set.
+//
+// All three contractions are matrix products over packed blocks (implicit GEMM):
+//
+//     correlate, full_convolve   rows or columns of the filter  x  patches of the source
+//     correlate_weight           patches of the input           x  columns of the output gradient
+//
+// A complex tensor is a real one with twice the channels, the imaginary parts behind the real ones
+// (`components` = 2): a complex product is the real product with [[re, -im], [im, re]].
+//
+// The work is cut into tasks by shape alone, and a task adds in an order that depends on neither
+// the number of threads nor the other samples: results are the same bit for bit for any of them.
+#pragma once
+
+#include <cstdint>
+
+#include "../geometry.h"
+
+namespace fullconv {
+
+// A tensor as scalars: strides count real scalars, also for complex tensors.
+struct View {
+  void* data;
+  int64_t n, c, h, w;
+};
+
+// A filter as scalars; its rows become the result's channels.
+struct FilterView {
+  const void* data;
+  int64_t segment, group, row, depth, r, s;  // strides
+};
+
+// result[n, g·rows + m, position] = bias[...] + Σ_{c,tap} filter[g, m, c, tap] · source[n, g·depth
+// + c, ...] for the positions and taps of one pair of axis maps, in each of `segments` parts of the
+// batch.
+struct CorrelateJob {
+  View source, result;
+  const void* filter;  // packed: [segments][groups][panels][components·depth·taps][panel width]
+  const void* bias;    // [groups·rows], or null
+  int64_t bias_stride;
+  int64_t batch;                                      // samples a segment
+  int64_t segments, groups, depth, rows, components;  // depth and rows of one group
+  bool rows_along_vectors;  // else positions are: the micro-kernel's two orientations
+  AxisMap h, w;
+};
+
+// filter[k, c, r, s] = Σ_{n,i,j} grad[n, k, i, j] · input[n, c, ...], for each of `segments` parts
+// of the batch.
+struct WeightJob {
+  View input, grad;
+  void* result;
+  int64_t segment, k, c, r, s;  // strides of the result, in real scalars
+  int64_t batch;                // samples a segment
+  int64_t segments, groups, channels, filters, components;  // channels and filters of one group
+  int64_t splits;                                           // parts of the sum over positions
+  void* partial;  // the parts' results; unused for one part of a real tensor
+  AxisMap h, w;
+};
+
+struct ChannelSumJob {
+  View grad;
+  void* result;
+  int64_t batch, channels, height, width, components;
+};
+
+// The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes.
+struct Engine {
+  int64_t (*packed_filter_size)(const CorrelateJob&);
+  int64_t (*pack_filter_tasks)(const CorrelateJob&);
+  void (*pack_filter)(const CorrelateJob&, const FilterView&, void* packed, int64_t task);
+
+  int64_t (*correlate_tasks)(const CorrelateJob&);
+  int64_t (*correlate_scratch)(const CorrelateJob&);
+  void (*correlate)(const CorrelateJob&, int64_t task, void* scratch);
+
+  int64_t (*weight_splits)(const WeightJob&);
+  int64_t (*weight_partial_size)(const WeightJob&);
+  int64_t (*weight_tasks)(const WeightJob&);
+  int64_t (*weight_scratch)(const WeightJob&);
+  void (*weight)(const WeightJob&, int64_t task, void* scratch);
+  int64_t (*weight_reduce_tasks)(const WeightJob&);
+  void (*weight_reduce)(const WeightJob&, int64_t task);
+
+  int64_t (*channel_sum_tasks)(const ChannelSumJob&);
+  void (*channel_sum)(const ChannelSumJob&, int64_t task);
+};
+
+// One instruction set's engines.
+struct InstructionSet {
+  const char* name;
+  bool (*supported)();
+  Engine f32, f64, bf16, f16;
+};
+
+extern const InstructionSet baseline_instruction_set;
+#if defined(__x86_64__)
+extern const InstructionSet avx2_instruction_set, avx512_instruction_set;
+#endif
+
+// The best instruction set that this processor has, or the one that TORCH_FULLCONV_ISA names.
+const InstructionSet& instruction_set();
+
+}  // namespace fullconv

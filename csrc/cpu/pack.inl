@@ -1,0 +1,254 @@
+// Packing: the only code that knows how a tensor lies in memory. It copies a block of patches (for
+// each position and each (tap, channel) of a chunk, the element of the source that they meet) to
+// where the micro-kernel reads it, widened, with zeros or mirrored elements where the padding is.
+// So any strides, storage type and padding mode cost one pass over a cache block, and no copy of a
+// tensor is ever made.
+//
+// The copy walks along whichever of positions and channels lies closer together in the source, and
+// writes panels of either:
+//
+//     Panels::positions   to[panel of positions][chunk depth][width positions]
+//     Panels::depth       to[panel of depth][position][width of the depth]
+
+// Depth is ordered (component, block of channels, tap, channel in the block); a chunk is a part of
+// it.
+struct Chunk {
+  int64_t component, channel, channels, tap, taps, first;
+  int64_t depth() const { return channels * taps; }
+};
+
+struct Chunks {
+  int64_t components, channels, taps, channel_block, tap_block;
+
+  // Blocks of at most `limit`; where there are many taps, of 64 channels, so that copies stay long.
+  Chunks(int64_t components, int64_t channels, int64_t taps, int64_t limit)
+      : components(components), channels(channels), taps(taps) {
+    int64_t wanted = limit / least(taps > 0 ? taps : 1, limit / 64);
+    int64_t blocks = quotient_up(channels, wanted);
+    channel_block = blocks > 0 ? quotient_up(channels, blocks) : 1;
+    int64_t parts = quotient_up(taps, limit / channel_block);
+    tap_block = parts > 0 ? quotient_up(taps, parts) : 1;
+  }
+  int64_t channel_blocks() const { return quotient_up(channels, channel_block); }
+  int64_t tap_blocks() const { return quotient_up(taps, tap_block); }
+  int64_t count() const { return components * channel_blocks() * tap_blocks(); }
+  int64_t depth() const { return components * channels * taps; }
+
+  Chunk at(int64_t index) const {
+    int64_t tap = index % tap_blocks() * tap_block;
+    index /= tap_blocks();
+    int64_t channel = index % channel_blocks() * channel_block;
+    int64_t component = index / channel_blocks();
+    Chunk chunk{component,
+                channel,
+                least(channel_block, channels - channel),
+                tap,
+                least(tap_block, taps - tap),
+                0};
+    chunk.first = (component * channels + channel) * taps + tap * chunk.channels;
+    return chunk;
+  }
+};
+
+template <class S>
+struct Patches {
+  const S* data;  // the group's first channel
+  View strides;
+  const AxisMap& h;
+  const AxisMap& w;
+};
+
+inline int64_t source_index(const AxisMap& axis, int64_t copy, int64_t tap, int64_t position) {
+  int64_t at = copy * axis.positions + position;
+  if (axis.residue && axis.residue[at] != axis.tap_residue[tap]) return -1;
+  int64_t index = axis.base[at] + axis.offset[tap];
+  if (index >= 0 && index < axis.limit) return index;
+  return shown_index(index, axis.limit, axis.padding);
+}
+
+// Calls f(n, row, column, count, at) for each piece of a row that a block of positions holds.
+template <class F>
+inline void for_rows(const AxisMap& h, const AxisMap& w, int64_t first, int64_t count, F f) {
+  int64_t column = first % w.positions, rows = first / w.positions;
+  int64_t row = rows % h.positions, n = rows / h.positions;
+  for (int64_t at = 0; at < count;) {
+    int64_t piece = least(count - at, w.positions - column);
+    f(n, row, column, piece, at);
+    at += piece;
+    column = 0;
+    if (++row == h.positions) row = 0, ++n;
+  }
+}
+
+// Positions whose sources lie at from, from + step, ... in each channel; zeros where from < 0.
+struct Run {
+  int64_t at, count, from;
+};
+
+class Runs {
+ public:
+  Runs(Run* runs, int64_t step) : runs_(runs), step_(step) {}
+
+  void add(int64_t at, int64_t count, int64_t from) {
+    if (count <= 0) return;
+    if (count_ > 0) {
+      Run& last = runs_[count_ - 1];
+      if (from < 0 ? last.from < 0 : last.from >= 0 && last.from + last.count * step_ == from) {
+        last.count += count;
+        return;
+      }
+    }
+    runs_[count_++] = {at, count, from};
+  }
+  const Run* begin() const { return runs_; }
+  const Run* end() const { return runs_ + count_; }
+
+ private:
+  Run* runs_;
+  int64_t step_, count_ = 0;
+};
+
+template <class S>
+Runs find_runs(const Patches<S>& p, int64_t tap, int64_t copy_h, int64_t copy_w, int64_t first,
+               int64_t count, Run* space) {
+  const AxisMap &h = p.h, &w = p.w;
+  int64_t tap_h = tap / w.taps, tap_w = tap % w.taps;
+  Runs runs(space, w.step * p.strides.w);
+  for_rows(
+      h, w, first, count, [&](int64_t n, int64_t row, int64_t column, int64_t piece, int64_t at) {
+        int64_t line = source_index(h, copy_h, tap_h, row);
+        if (line < 0) return runs.add(at, piece, -1);
+        int64_t start = n * p.strides.n + line * p.strides.h;
+        auto one_by_one = [&](int64_t from, int64_t to) {
+          for (int64_t i = from; i < to; ++i) {
+            int64_t source = source_index(w, copy_w, tap_w, i);
+            runs.add(at + i - column, 1, source < 0 ? -1 : start + source * p.strides.w);
+          }
+        };
+        int64_t end = column + piece;
+        int64_t low = least(end, w.inner[tap_w].first), high = least(end, w.inner[tap_w].second);
+        if (low < column) low = column;
+        if (high <= low) return one_by_one(column, end);
+        one_by_one(column, low);
+        runs.add(at + low - column, high - low,
+                 start + (w.base[low] + w.offset[tap_w]) * p.strides.w);
+        one_by_one(high, end);
+      });
+  return runs;
+}
+
+template <bool ADD, class S, class T>
+inline void copy(T* to, int64_t to_step, const S* from, int64_t from_step, int64_t count) {
+  auto put = [](T& place, T value) { place = ADD ? place + value : value; };
+  if (to_step == 1 && from_step == 1)
+    for (int64_t i = 0; i < count; ++i) put(to[i], widen(from[i]));
+  else
+    for (int64_t i = 0; i < count; ++i) put(to[i * to_step], widen(from[i * from_step]));
+}
+
+template <class T>
+inline void clear(T* to, int64_t step, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i * step] = 0;
+}
+
+enum class Panels { positions, depth };
+
+template <class T>
+struct Packed {  // where a block goes
+  T* data;
+  int64_t width, panel;  // elements of a panel's line, elements from panel to panel
+};
+
+// Calls f(to, step, done, count) for the pieces of a line of `count` elements at `at`: a line along
+// the panels is cut where they end, a line across them is one piece of stride `width`.
+template <bool ALONG, class T, class F>
+inline void for_pieces(const Packed<T>& to, int64_t at, int64_t across, int64_t count, F f) {
+  if constexpr (ALONG) {
+    for (int64_t done = 0; done < count;) {
+      int64_t lane = (at + done) % to.width, piece = least(count - done, to.width - lane);
+      f(to.data + (at + done) / to.width * to.panel + across * to.width + lane, int64_t{1}, done,
+        piece);
+      done += piece;
+    }
+  } else {
+    f(to.data + across / to.width * to.panel + at * to.width + across % to.width, to.width,
+      int64_t{0}, count);
+  }
+}
+
+template <Panels PANELS, class S, class T>
+void pack_along_positions(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count,
+                          Packed<T> to, Run* space) {
+  int64_t copies = p.h.copies * p.w.copies, step = p.w.step * p.strides.w;
+  for (int64_t tap = 0; tap < chunk.taps; ++tap)
+    for (int64_t copy_index = 0; copy_index < copies; ++copy_index) {
+      Runs runs = find_runs(p, chunk.tap + tap, copy_index / p.w.copies, copy_index % p.w.copies,
+                            first, count, space);
+      for (int64_t c = 0; c < chunk.channels; ++c) {
+        const S* source = p.data + (chunk.channel + c) * p.strides.c;
+        int64_t depth = tap * chunk.channels + c;
+        for (const Run& run : runs)
+          for_pieces<PANELS == Panels::positions>(
+              to, run.at, depth, run.count,
+              [&](T* place, int64_t place_step, int64_t done, int64_t piece) {
+                if (run.from < 0) {
+                  if (copy_index == 0) clear(place, place_step, piece);
+                } else if (copy_index == 0) {
+                  copy<false>(place, place_step, source + run.from + done * step, step, piece);
+                } else {
+                  copy<true>(place, place_step, source + run.from + done * step, step, piece);
+                }
+              });
+      }
+    }
+}
+
+template <Panels PANELS, class S, class T>
+void pack_along_channels(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count,
+                         Packed<T> to) {
+  const AxisMap &h = p.h, &w = p.w;
+  for_rows(h, w, first, count,
+           [&](int64_t n, int64_t row, int64_t column, int64_t piece, int64_t at) {
+             const S* sample = p.data + n * p.strides.n + chunk.channel * p.strides.c;
+             for (int64_t i = 0; i < piece; ++i)
+               for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+                 int64_t tap_h = (chunk.tap + tap) / w.taps, tap_w = (chunk.tap + tap) % w.taps;
+                 bool empty = true;
+                 for (int64_t copy_h = 0; copy_h < h.copies; ++copy_h) {
+                   int64_t y = source_index(h, copy_h, tap_h, row);
+                   if (y < 0) continue;
+                   for (int64_t copy_w = 0; copy_w < w.copies; ++copy_w) {
+                     int64_t x = source_index(w, copy_w, tap_w, column + i);
+                     if (x < 0) continue;
+                     const S* source = sample + y * p.strides.h + x * p.strides.w;
+                     for_pieces<PANELS == Panels::depth>(
+                         to, tap * chunk.channels, at + i, chunk.channels,
+                         [&](T* place, int64_t place_step, int64_t done, int64_t some) {
+                           if (empty)
+                             copy<false>(place, place_step, source + done * p.strides.c,
+                                         p.strides.c, some);
+                           else
+                             copy<true>(place, place_step, source + done * p.strides.c, p.strides.c,
+                                        some);
+                         });
+                     empty = false;
+                   }
+                 }
+                 if (empty)
+                   for_pieces<PANELS == Panels::depth>(
+                       to, tap * chunk.channels, at + i, chunk.channels,
+                       [&](T* place, int64_t place_step, int64_t, int64_t some) {
+                         clear(place, place_step, some);
+                       });
+               }
+           });
+}
+
+template <Panels PANELS, class S, class T>
+void pack(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count, Packed<T> to,
+          Run* space) {
+  if (p.strides.c == 1 && chunk.channels > 1)
+    pack_along_channels<PANELS>(p, chunk, first, count, to);
+  else
+    pack_along_positions<PANELS>(p, chunk, first, count, to, space);
+}

@@ -1,0 +1,77 @@
+// Storage types and the types they are computed in: bfloat16 and half are bits, widened to float
+// when a block is packed and rounded to nearest even when a result is stored. Plain integer
+// arithmetic without branches, so that the compiler turns loops over it into vector code
+// everywhere.
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+template <class S>
+struct Compute {
+  using type = S;
+};
+template <>
+struct Compute<BFloat16> {
+  using type = float;
+};
+template <>
+struct Compute<Half> {
+  using type = float;
+};
+
+template <class To, class From>
+inline To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  __builtin_memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+inline float widen(BFloat16 value) {
+  return bits_as<float>(static_cast<uint32_t>(value.bits) << 16);
+}
+inline float widen(Half value) {
+  uint32_t magnitude = value.bits & 0x7fffu, sign = static_cast<uint32_t>(value.bits & 0x8000u)
+                                                    << 16;
+  uint32_t normal = (magnitude << 13) + (112u << 23);  // exponent bias 15 to 127
+  uint32_t special = normal + (112u << 23);            // Inf and NaN: exponent to 255
+  // A subnormal is magnitude · 2^-24: exact as the difference of two floats of exponent 2^-14.
+  uint32_t subnormal = bits_as<uint32_t>(bits_as<float>((magnitude << 13) + (113u << 23)) -
+                                         bits_as<float>(113u << 23));
+  uint32_t bits = magnitude >= 0x7c00u ? special : magnitude < 0x0400u ? subnormal : normal;
+  return bits_as<float>(bits | sign);
+}
+
+inline void narrow(float value, float& to) { to = value; }
+inline void narrow(double value, double& to) { to = value; }
+inline void narrow(float value, BFloat16& to) {
+  uint32_t bits = bits_as<uint32_t>(value);
+  uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  uint32_t nan = (bits >> 16) | 0x40u;
+  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+}
+inline void narrow(float value, Half& to) {
+  uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+  uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1)) >> 13;
+  // Adding 0.5 leaves the 24 bits of a float's significand at half's subnormal spacing, rounded.
+  uint32_t subnormal =
+      bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - bits_as<uint32_t>(0.5f);
+  uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
+  uint32_t result = magnitude > 0x7f800000u    ? 0x7e00u | (magnitude >> 13 & 0x3ffu)
+                    : magnitude >= 0x477ff000u ? 0x7c00u
+                                               : finite;
+  to.bits = static_cast<uint16_t>(result | (bits >> 16 & 0x8000u));
+}
+
+template <class X>
+inline X least(X a, X b) {
+  return b < a ? b : a;
+}
+inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return quotient_up(a, b) * b; }

@@ -1,0 +1,75 @@
+// The micro-kernel: a tile of the product of two packed blocks, held in vector registers.
+//
+//     c[i][j] (+)= Σ_k a[i][k] · b[k][j]      i < ROWS, j < VECTORS·lanes
+//
+// b is packed in panels of kColumns columns, a is packed in panels of kRows rows (a[k·kRows + i])
+// or row by row (a[i·lda + k]), whichever the tensor at hand makes a plain copy. One template,
+// written with the compiler's vector types, serves float and double and every instruction set.
+
+template <class T>
+struct Vector {
+  typedef T type
+      __attribute__((vector_size(FULLCONV_VECTOR_BYTES), aligned(alignof(T)), may_alias));
+  static constexpr int64_t lanes = FULLCONV_VECTOR_BYTES / sizeof(T);
+};
+
+// The tile fills the registers: kRows·kVectors accumulators, a row of b and one broadcast element
+// of a. Of 32 registers 14x2 leaves 2; of 16, 6x2 leaves 2.
+constexpr int64_t kRows = FULLCONV_TILE_ROWS;
+constexpr int64_t kVectors = 2;
+template <class T>
+constexpr int64_t kColumns = kVectors * Vector<T>::lanes;
+
+enum class Rows { panels, strided };  // how a is packed
+
+template <class T>
+struct Block {  // one operand of a block product
+  const T* data;
+  int64_t stride;  // between panels, or between rows of a `strided` a
+};
+
+template <class T, Rows LAYOUT, int ROWS, int VECTORS>
+void tile(int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, bool add) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
+  const int64_t row = LAYOUT == Rows::panels ? 1 : lda;
+  const int64_t next = LAYOUT == Rows::panels ? kRows : 1;
+  V sum[ROWS][VECTORS] = {};
+  for (int64_t k = 0; k < depth; ++k, a += next, b += kColumns<T>) {
+    V columns[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b + v * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; ++i)
+      for (int v = 0; v < VECTORS; ++v) sum[i][v] += a[i * row] * columns[v];
+  }
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) {
+      V* to = reinterpret_cast<V*>(c + i * ldc + v * lanes);
+      *to = add ? *to + sum[i][v] : sum[i][v];
+    }
+}
+
+// One instance for each number of rows that a block can leave over.
+template <class T, Rows LAYOUT, int VECTORS, int ROWS = kRows>
+void tile_of(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+             bool add) {
+  if constexpr (ROWS > 1)
+    if (rows < ROWS)
+      return tile_of<T, LAYOUT, VECTORS, ROWS - 1>(rows, depth, a, lda, b, c, ldc, add);
+  tile<T, LAYOUT, ROWS, VECTORS>(depth, a, lda, b, c, ldc, add);
+}
+
+// c (+)= a · b for a block of rows x columns; c has room for whole vectors of columns.
+template <class T, Rows LAYOUT>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Block<T> a, Block<T> b, T* c,
+              int64_t ldc, bool add) {
+  for (int64_t j = 0, panel = 0; j < columns; j += kColumns<T>, ++panel)
+    for (int64_t i = 0; i < rows; i += kRows) {
+      const T* from = a.data + (LAYOUT == Rows::panels ? i / kRows : i) * a.stride;
+      const T* with = b.data + panel * b.stride;
+      if (columns - j > Vector<T>::lanes)
+        tile_of<T, LAYOUT, 2>(rows - i, depth, from, a.stride, with, c + i * ldc + j, ldc, add);
+      else
+        tile_of<T, LAYOUT, 1>(rows - i, depth, from, a.stride, with, c + i * ldc + j, ldc, add);
+    }
+}

@@ -1,0 +1,170 @@
+"""The native ops: loads the library, and says what each op returns when there is only a shape.
+
+Here a convolution layer is what its trilinear form needs: tensors and a `Geometry`. Each op has a
+fake kernel, the rule for the shape, dtype and memory format of its result, which the C++ side
+(`csrc/ops.cpp`) follows for real tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class Geometry(NamedTuple):
+    """Where a filter meets its input; the fields are the op schemas' integers, in their order."""
+
+    groups: int = 1
+    stride_h: int = 1
+    stride_w: int = 1
+    pad_top: int = 0
+    pad_bottom: int = 0
+    pad_left: int = 0
+    pad_right: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+    padding_mode: int = 0  # index into PADDING_MODES
+
+    def output_size(self, height: int, width: int, r: int, s: int) -> tuple[int, int]:
+        """(P, Q) of the correlation of an (height, width) input with an (r, s) filter."""
+        rows = height + self.pad_top + self.pad_bottom - self.dilation_h * (r - 1) - 1
+        columns = width + self.pad_left + self.pad_right - self.dilation_w * (s - 1) - 1
+        return rows // self.stride_h + 1, columns // self.stride_w + 1
+
+
+def _load_library() -> None:
+    """Registers the ops of _C.abi3.so; an ImportError says why it does not load and what to do."""
+    folder = Path(__file__).parent
+    suffixes = importlib.machinery.EXTENSION_SUFFIXES
+    found = [p for p in sorted(folder.glob("_C*")) if any(p.name.endswith(s) for s in suffixes)]
+    if not found:
+        raise ImportError(
+            f"torch_fullconv: its native library _C.abi3.so is missing from {folder}. Build it "
+            "with 'pip install --no-build-isolation .' in a checkout, or reinstall the wheel."
+        )
+    try:
+        torch.ops.load_library(str(found[0]))
+    except (OSError, RuntimeError) as error:
+        raise ImportError(
+            f"torch_fullconv: its native library {found[0].name} does not load under torch "
+            f"{torch.__version__}: {error}. It needs torch >= 2.10 and the processor it was built "
+            "for; reinstall with 'pip install --force-reinstall --no-build-isolation .'."
+        ) from error
+
+
+_load_library()
+
+_ops = torch.ops.torch_fullconv
+
+
+def correlate(input: Tensor, filter: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """O[n,k,i,j] = bias[k] + Σ_crs F[k,c,r,s] · X[n,c,i·stride+r·dilation-pad, ...].
+
+    Shapes: input (N, C, H, W); filter (K, C/groups, R, S), or (B, K, C/groups, R, S) for one
+    filter for each of B equal segments of the batch; bias (K); result (N, K, P, Q).
+    """
+    return _ops.correlate.default(input, filter, bias, *geometry)
+
+
+def correlate_weight(
+    input: Tensor, grad: Tensor, geometry: Geometry, kernel: tuple[int, int], segments: int | None
+) -> Tensor:
+    """∂E/∂F[k,c,r,s] = Σ_nij O[n,k,i,j] · X[n,c,i·stride+r·dilation-pad, ...].
+
+    Shapes: input (N, C, H, W); grad (N, K, P, Q); result (K, C/groups, *kernel), or with
+    `segments=B` (B, K, C/groups, *kernel): one sum for each of B equal segments of the batch.
+    """
+    return _ops.correlate_weight.default(input, grad, *geometry, *kernel, segments)
+
+
+def full_convolve(
+    grad: Tensor,
+    filter: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    input_size: tuple[int, int],
+) -> Tensor:
+    """∂E/∂X: the full convolution of grad with the filter rotated by 180° (plus bias[c]).
+
+    Shapes: grad (N, K, P, Q); filter as for `correlate`; bias (C); result (N, C, *input_size).
+    """
+    return _ops.full_convolve.default(grad, filter, bias, *geometry, *input_size)
+
+
+def gradients(
+    input: Tensor, filter: Tensor, grad: Tensor, geometry: Geometry
+) -> tuple[Tensor, Tensor]:
+    """(full_convolve(grad, filter), correlate_weight(input, grad)) in one call."""
+    return _ops.gradients.default(input, filter, grad, *geometry)
+
+
+def channel_sum(grad: Tensor) -> Tensor:
+    """∂E/∂bias: (N, K, P, Q) summed to (K)."""
+    return _ops.channel_sum.default(grad)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Whether stock PyTorch takes the strides for channels_last (suggest_memory_format).
+
+    Ambiguous strides, as of one channel or of one pixel, count as contiguous.
+    """
+    if tensor.dim() != 4 or tensor.stride(1) == 0:
+        return False
+    least = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = tensor.size(dim), tensor.stride(dim)
+        if size == 0 or stride < least or (dim == 0 and least == tensor.stride(1)):
+            return False
+        least = stride * size if size > 1 else stride
+    return True
+
+
+def _empty(shape: tuple[int, ...], like: Tensor, *formats: Tensor) -> Tensor:
+    """An empty result: channels_last where it is 4-D and one of `formats` is, else contiguous."""
+    channels_last = len(shape) == 4 and any(_is_channels_last(t) for t in formats)
+    return torch.empty(
+        shape,
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
+@torch.library.register_fake("torch_fullconv::correlate")
+def _(input: Tensor, filter: Tensor, bias: Tensor | None, *integers: int) -> Tensor:
+    k, _, r, s = filter.shape[-4:]
+    p, q = Geometry(*integers).output_size(input.shape[2], input.shape[3], r, s)
+    return _empty((input.shape[0], k, p, q), input, input, filter)
+
+
+@torch.library.register_fake("torch_fullconv::correlate_weight")
+def _(input: Tensor, grad: Tensor, *integers: int) -> Tensor:
+    *geometry, r, s, segments = integers
+    shape = (grad.shape[1], input.shape[1] // Geometry(*geometry).groups, r, s)
+    return _empty(shape if segments is None else (segments, *shape), input, input, grad)
+
+
+@torch.library.register_fake("torch_fullconv::full_convolve")
+def _(grad: Tensor, filter: Tensor, bias: Tensor | None, *integers: int) -> Tensor:
+    *geometry, height, width = integers
+    channels = filter.shape[-3] * Geometry(*geometry).groups
+    return _empty((grad.shape[0], channels, height, width), grad, grad, filter)
+
+
+@torch.library.register_fake("torch_fullconv::gradients")
+def _(input: Tensor, filter: Tensor, grad: Tensor, *integers: int) -> tuple[Tensor, Tensor]:
+    return (
+        _empty(tuple(input.shape), input, input, filter),
+        _empty(tuple(filter.shape), input, input, filter),
+    )
+
+
+@torch.library.register_fake("torch_fullconv::channel_sum")
+def _(grad: Tensor) -> Tensor:
+    return grad.new_empty(grad.shape[1])

@@ -40,6 +40,7 @@ setup(
             extra_compile_args=[
                 "-std=c++20",
                 "-O3",
+                "-g0",
                 "-fno-math-errno",
                 "-fno-trapping-math",
                 "-fvisibility=hidden",

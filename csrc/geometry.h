@@ -21,7 +21,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <utility>
 #include <vector>
@@ -104,19 +103,19 @@ class AxisTable {
       for (int64_t q = -axis.pad_before; q < 0; ++q) show(q);
       for (int64_t q = axis.size; q < axis.size + axis.pad_after; ++q) show(q);
     }
+    auto copies_of = [&](int64_t h) {
+      return extra.empty() ? 1 : 1 + static_cast<int64_t>(extra[h].size());
+    };
     auto coordinate = [&](int64_t h, int64_t copy) {
-      if (copy == 0) return h + axis.pad_before;
-      bool there = copy <= static_cast<int64_t>(extra[h].size());
-      return there ? extra[h][copy - 1] : kNowhere * axis.stride;
+      return copy == 0 ? h + axis.pad_before : extra[h][copy - 1];
     };
     // Classes of input positions, by the remainders that they leave.
     std::map<std::vector<int64_t>, std::vector<int64_t>> classes;
     if (axis.stride > 1) {
       for (int64_t h = 0; h < axis.size; ++h) {
         std::vector<int64_t> remainders;
-        for (int64_t copy = 0; copy < copies; ++copy)
-          if (copy == 0 || copy <= static_cast<int64_t>(extra[h].size()))
-            remainders.push_back(coordinate(h, copy) % axis.stride);
+        for (int64_t copy = 0; copy < copies_of(h); ++copy)
+          remainders.push_back(coordinate(h, copy) % axis.stride);
         std::sort(remainders.begin(), remainders.end());
         remainders.erase(std::unique(remainders.begin(), remainders.end()), remainders.end());
         classes[remainders].push_back(h);
@@ -144,9 +143,10 @@ class AxisTable {
       table.step_ = copies == 1 ? 1 : 0;
       for (int64_t copy = 0; copy < copies; ++copy)
         for (int64_t h : positions) {
-          int64_t q = coordinate(h, copy);
-          table.base_.push_back(q / axis.stride);
-          if (copies > 1) table.residue_.push_back(q % axis.stride);
+          bool there = copy < copies_of(h);
+          table.base_.push_back(there ? coordinate(h, copy) / axis.stride : 0);
+          if (copies > 1)
+            table.residue_.push_back(there ? coordinate(h, copy) % axis.stride : kNowhere);
         }
       table.find_inner();
       tables.push_back(std::move(table));
@@ -173,7 +173,7 @@ class AxisTable {
   }
 
  private:
-  static constexpr int64_t kNowhere = std::numeric_limits<int32_t>::min();
+  static constexpr int64_t kNowhere = -1;  // the residue of a copy that is not there: fits no tap
 
   AxisTable(int64_t limit, Padding padding) : limit_(limit), padding_(padding) {}
 

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -92,26 +93,28 @@ struct Layer {
   int64_t groups, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
       dilation_w, padding_mode;
 
+  // Bounds far above any tensor, so that sums and products of a few stay below 2^63. A stride
+  // beyond them, which leaves one output, is as good as one at them; zeros behind the input may be
+  // fewer than none, which leaves the input's end out.
   Axis axis(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after,
             int64_t dilation) const {
-    constexpr int64_t most = int64_t{1}
-                             << 40;  // far above any tensor, and sums of a few stay below 2^63
-    check(stride > 0 && dilation > 0 && stride < most && dilation < most,
-          "stride and dilation must be positive");
-    check(before >= 0 && after >= 0 && before < most && after < most,
-          "padding must not be negative");
-    int64_t reach;
-    check(kernel > 0 && !__builtin_mul_overflow(dilation, kernel, &reach) && reach < most * 1024,
-          "the kernel must not be empty");
+    constexpr int64_t most = int64_t{1} << 40;
     check(padding_mode >= 0 && padding_mode <= 3, "unknown padding mode");
     Padding padding = static_cast<Padding>(padding_mode);
-    int64_t bound = padding == Padding::reflect    ? size - 1
-                    : padding == Padding::circular ? size
-                    : size > 0                     ? most
-                                                   : 0;
-    check(padding == Padding::zeros || (before <= bound && after <= bound),
-          "padding is larger than the input shows");
-    return {size, kernel, stride, before, after, dilation, padding};
+    int64_t least = padding == Padding::zeros ? -size : 0;
+    check(stride > 0 && dilation > 0, "stride and dilation must be positive");
+    check(before >= 0 && after >= least, "padding must not be negative");
+    int64_t reach;
+    check(kernel > 0, "the kernel must not be empty");
+    check(before < most && after < most && !__builtin_mul_overflow(dilation, kernel, &reach) &&
+              reach < (most << 20),
+          "padding and dilation must be smaller");
+    if (padding == Padding::reflect || padding == Padding::circular) {
+      int64_t shown = padding == Padding::reflect ? size - 1 : size;
+      check(before <= shown && after <= shown, "padding is larger than the input shows");
+    }
+    check(padding == Padding::zeros || size > 0, "there is no input to pad with");
+    return {size, kernel, std::min(stride, most << 1), before, after, dilation, padding};
   }
 
   Geometry at(int64_t height, int64_t width, int64_t r, int64_t s) const {

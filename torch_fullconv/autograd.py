@@ -53,6 +53,11 @@ def _to_front(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
     return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
+def _unmapped(tensor: Tensor, dim: int | None) -> tuple[int, ...]:
+    """The shape without the mapped axis."""
+    return tuple(length for axis, length in enumerate(tensor.shape) if axis != dim)
+
+
 def _vmap_by_filter(
     operation: type[Function],
     channel_axis: int,
@@ -122,9 +127,7 @@ class Correlate(Function):
         elif for_input:
             grad_input = FullConvolve.apply(grad, filter, None, ctx.geometry, ctx.input_size)
         elif for_filter:
-            grad_filter = CorrelateWeight.apply(
-                input, grad, ctx.geometry, ctx.kernel, ctx.segments
-            )
+            grad_filter = CorrelateWeight.apply(input, grad, ctx.geometry, ctx.kernel, ctx.segments)
         return grad_input, grad_filter, ChannelSum.apply(grad) if for_bias else None, None
 
     @staticmethod
@@ -244,7 +247,7 @@ class CorrelateWeight(Function):
         input: Tensor,
         grad: Tensor,
         geometry: Geometry,
-        kernel: tuple[int, int],
+        kernel: tuple[int, ...],
         segments: int | None,
     ) -> tuple[Tensor, int]:
         batch, (x_dim, g_dim) = info.batch_size, in_dims[:2]
@@ -288,7 +291,7 @@ class Gradients(Function):
     def backward(
         ctx: Any, to_input: Tensor | None, to_filter: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        input, filter, grad = map(_conj, ctx.saved_tensors)
+        input, filter, grad = (tensor.conj() for tensor in ctx.saved_tensors)
         geometry, sizes = ctx.geometry, (input.shape[2:], filter.shape[-2:])
         for_input, for_filter, for_grad = ctx.needs_input_grad[:3]
         grad_input = grad_filter = grad_grad = None
@@ -306,9 +309,7 @@ class Gradients(Function):
         return grad_input, grad_filter, grad_grad, None
 
     @staticmethod
-    def jvp(
-        ctx: Any, d_input: Any, d_filter: Any, d_grad: Any, _: Any
-    ) -> tuple[Tensor, Tensor]:
+    def jvp(ctx: Any, d_input: Any, d_filter: Any, d_grad: Any, _: Any) -> tuple[Tensor, Tensor]:
         input, filter, grad = ctx.saved_tensors
         size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter))
         to_input, to_filter = torch.zeros_like(input), torch.zeros_like(filter)
@@ -325,9 +326,9 @@ class Gradients(Function):
         info: Any, in_dims: InDims, input: Tensor, filter: Tensor, grad: Tensor, geometry: Geometry
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         x_dim, f_dim, g_dim, _ = in_dims
-        size = [length for axis, length in enumerate(input.shape) if axis != x_dim][2:]
-        kernel = [length for axis, length in enumerate(filter.shape) if axis != f_dim][-2:]
-        segments = filter.shape[0 if f_dim != 0 else 1] if filter.dim() - (f_dim is not None) == 5 else None
+        sizes = [_unmapped(*pair) for pair in ((input, x_dim), (filter, f_dim))]
+        size, kernel = sizes[0][2:], sizes[1][-2:]
+        segments = sizes[1][0] if len(sizes[1]) == 5 else None
         to_input, i_dim = FullConvolve.vmap(
             info, (g_dim, f_dim, None), grad, filter, None, geometry, size
         )

@@ -1,0 +1,219 @@
+"""Bad calls: each raises the exception type that stock raises, and leaves its arguments unharmed.
+
+Where stock accepts what this package rejects, the expected type is given with the case.
+"""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import torch_fullconv as tfc
+
+X, W, B = torch.randn(2, 4, 6, 5), torch.randn(6, 4, 3, 3), torch.randn(6)
+V = torch.randn(4, 6, 3, 3)  # a transposed convolution's weight
+
+
+def quantized(tensor, dtype):
+    return torch._empty_affine_quantized(tensor.shape, scale=0.1, zero_point=0, dtype=dtype)
+
+
+CONV2D = {  # arguments, keyword arguments
+    "input a list": (([1.0], W), {}),
+    "input None": ((None, W), {}),
+    "weight None": ((X, None), {}),
+    "weight a float": ((X, 1.0), {}),
+    "bias a float": ((X, W, 1.0), {}),
+    "no weight": ((X,), {}),
+    "unknown keyword": ((X, W), {"strides": 1}),
+    "input 2-D": ((X[0, 0], W), {}),
+    "input 5-D": ((X[None], W), {}),
+    "weight 3-D": ((X, W[0]), {}),
+    "weight 5-D": ((X, W[None]), {}),
+    "weight float64": ((X, W.double()), {}),
+    "bias float64": ((X, W, B.double()), {}),
+    "input int64": ((X.long(), W), {}),
+    "bool": ((X.bool(), W.bool()), {}),
+    "float8": ((X.to(torch.float8_e4m3fn), W.to(torch.float8_e4m3fn)), {}),
+    "input complex": ((X + 0j, W), {}),
+    "weight complex": ((X, W + 0j), {}),
+    "bias complex": ((X, W, B + 0j), {}),
+    "3 channels": ((X[:, :3], W), {}),
+    "channels last axis": ((X.permute(0, 2, 3, 1), W), {}),
+    "unbatched, 3 channels": ((X[0, :3], W), {}),
+    "groups 3 of 4 channels": ((X, W), {"groups": 3}),
+    "groups 4 of 6 filters": ((X, W[:, :1]), {"groups": 4}),
+    "groups 0": ((X, W), {"groups": 0}),
+    "groups -1": ((X, W), {"groups": -1}),
+    "groups bool": ((X, W), {"groups": True}),
+    "groups float": ((X, W), {"groups": 1.0}),
+    "groups str": ((X, W), {"groups": "1"}),
+    "groups None": ((X, W), {"groups": None}),
+    "no filters": ((X, W[:0]), {}),
+    "no filters, groups 2": ((X, W[:0, :2]), {"groups": 2}),
+    "bias 2-D": ((X, W, B[:, None]), {}),
+    "bias 0-D": ((X, W, B[0]), {}),
+    "bias short": ((X, W, B[:5]), {}),
+    "sparse input": ((X.to_sparse(), W), {}),
+    "sparse weight": ((X, W.to_sparse()), {}),
+    "sparse bias": ((X, W, B.to_sparse()), {}),
+    "mkldnn weight": ((X, W.to_mkldnn()), {}),
+    "quantised input": ((quantized(X, torch.quint8), W), {}),
+    "quantised weight": ((X, quantized(W, torch.qint8)), {}),
+    "kernel larger": ((X, torch.randn(6, 4, 7, 3)), {}),
+    "kernel wider": ((X, torch.randn(6, 4, 1, 6)), {}),
+    "dilated kernel larger": ((X, W), {"dilation": 3}),
+    "dilation huge": ((X, W), {"dilation": 2**40}),
+    "dilation overflowing": ((X, W), {"dilation": 2**62}),
+    "kernel empty": ((X, torch.randn(6, 4, 0, 3)), {}),
+    "no rows": ((X[:, :, :0], W), {}),
+    "no rows, padded": ((X[:, :, :0], W), {"padding": 1}),
+    "no rows, padded enough": ((X[:, :, :0], W), {"padding": 2}),
+    "no columns, unbatched": ((X[0, :, :, :0], W), {"padding": 2}),
+    "same, stride 2": ((X, W), {"padding": "same", "stride": 2}),
+    "same, stride (1, 2)": ((X, W), {"padding": "same", "stride": (1, 2)}),
+    "padding full": ((X, W), {"padding": "full"}),
+    "padding empty string": ((X, W), {"padding": ""}),
+    "padding beyond memory": ((X, W), {"padding": 2**40}),
+    "padding overflowing": ((X, W), {"padding": 2**62}),
+    "stride beyond 64 bits": ((X, W), {"stride": 2**63}),
+    **{
+        f"{name} {value!r}": ((X, W), {name: value})
+        for name, values in {
+            "stride": (0, -1, (0, 1), (1, -2), 1.5, (1.0, 1), "2", None, (1, 1, 1), (), True),
+            "padding": (-1, (1, -1), (-1, 1), 1.5, None, (1, 1, 1), (), (0.5, 1)),
+            "dilation": (0, -1, (1, 0), 1.5, None, (1, 1, 1), (), "1"),
+        }.items()
+        for value in values
+    },
+}
+
+CONV_TRANSPOSE2D = {
+    "input None": ((None, V), {}),
+    "weight a list": ((X, [1.0]), {}),
+    "input 2-D": ((X[0, 0], V), {}),
+    "weight float64": ((X, V.double()), {}),
+    "bool": ((X.bool(), V.bool()), {}),
+    "3 channels": ((X[:, :3], V), {}),
+    "channels last axis": ((X.permute(0, 2, 3, 1), V), {}),
+    "bias short": ((X, V, B[:4]), {}),
+    "output_padding of a stride": ((X, V), {"output_padding": 1}),
+    "output_padding of two strides": ((X, V), {"stride": 2, "output_padding": 2}),
+    "output_padding negative": ((X, V), {"stride": 2, "output_padding": -1}),
+    "output_padding float": ((X, V), {"stride": 2, "output_padding": 0.5}),
+    "output_padding long": ((X, V), {"stride": 2, "output_padding": (1, 1, 1)}),
+    "padding eats all": ((X, V), {"padding": 4}),
+    "padding eats more": ((X, V), {"padding": 5}),
+    "padding negative": ((X, V), {"padding": -1}),
+    "padding same": ((X, V), {"padding": "same"}),
+    "stride 0": ((X, V), {"stride": 0}),
+    "stride -1": ((X, V), {"stride": -1}),
+    "dilation 0": ((X, V), {"dilation": 0}),
+    "groups 0": ((X, V), {"groups": 0}),
+    "groups 3": ((X, V), {"groups": 3}),
+    "no rows": ((X[:, :, :0], V), {}),
+    "no channels": ((X[:, :0], V[:0]), {}),
+    "no filters": ((X, V[:, :0]), {}),
+    "kernel empty": ((X, torch.randn(4, 6, 0, 3)), {}),
+    "sparse input": ((X.to_sparse(), V), {}),
+    "quantised weight": ((X, quantized(V, torch.qint8)), {}),
+}
+
+
+def exception(function, arguments, keywords):
+    try:
+        function(*arguments, **keywords)
+    except Exception as error:
+        return error
+    return None
+
+
+def tensors(arguments):
+    return [t for t in arguments if isinstance(t, torch.Tensor) and t.layout == torch.strided]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "keywords"),
+    [
+        pytest.param(name, *case, id=f"{name}: {label}")
+        for name, cases in (("conv2d", CONV2D), ("conv_transpose2d", CONV_TRANSPOSE2D))
+        for label, case in cases.items()
+    ],
+)
+def test_same_exception_as_stock(name, arguments, keywords):
+    before = [t.clone() for t in tensors(arguments) if not t.is_quantized]
+    stock = exception(getattr(F, name), arguments, keywords)
+    ours = exception(getattr(tfc.functional, name), arguments, keywords)
+    assert stock is not None, "stock accepts this"
+    assert ours is not None
+    assert isinstance(ours, type(stock))
+    assert len(str(ours)) > 15
+    after = [t for t in tensors(arguments) if not t.is_quantized]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [(9, 1), (1, 9)])
+def test_padding_beyond_what_the_input_shows(mode, padding):
+    layer = torch.nn.Conv2d(4, 2, 3, padding=padding, padding_mode=mode)
+    twin = tfc.Conv2d(4, 2, 3, padding=padding, padding_mode=mode)
+    stock, ours = exception(layer, (X,), {}), exception(twin, (X,), {})
+    assert type(ours) is type(stock)
+
+
+STRICTER = {  # stock accepts these
+    "integers": ((X.long(), W.long()), {}, NotImplementedError, "int64 is not supported"),
+    "meta and CPU": ((X, W.to("meta")), {}, RuntimeError, "same device"),
+    "mkldnn input": ((X.to_mkldnn(), W), {}, NotImplementedError, "only dense tensors"),
+    "half complex": ((X.to(torch.complex32),) * 2, {}, NotImplementedError, "not supported"),
+    "padding_mode": ((X, W), {"padding_mode": "mirror"}, ValueError, "padding_mode must be"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "error", "message"), STRICTER.values(), ids=STRICTER
+)
+def test_stricter_than_stock(arguments, keywords, error, message):
+    with pytest.raises(error, match=message):
+        tfc.functional.conv2d(*arguments, **keywords)
+
+
+def test_nhwc_input_is_recognised():
+    with pytest.raises(RuntimeError, match=re.escape("use input.permute(0, 3, 1, 2)")):
+        tfc.functional.conv2d(X.permute(0, 2, 3, 1), W)
+    with pytest.raises(RuntimeError, match=re.escape("use input.permute(2, 0, 1)")):
+        tfc.functional.conv2d(X[0].permute(1, 2, 0), W)
+
+
+GRADIENTS = {
+    "grad of another size": (lambda f: f.conv2d_input_grad(X.shape, W, X), RuntimeError),
+    "size of 3 axes": (lambda f: f.conv2d_input_grad((4, 6, 5), W, X), RuntimeError),
+    "weight 3-D": (lambda f: f.conv2d_input_grad(X.shape, W[0], X), RuntimeError),
+    "grad None": (lambda f: f.conv2d_input_grad(X.shape, W, None), TypeError),
+    "size a float": (lambda f: f.conv2d_input_grad((2, 4, 6.0, 5), W, X), TypeError),
+    "size negative": (lambda f: f.conv2d_input_grad((2, 4, -6, 5), W, X), RuntimeError),
+    "channels": (lambda f: f.conv2d_weight_grad(X, (6, 3, 3, 3), X), RuntimeError),
+    "batch": (lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(3, 6, 4, 3)), RuntimeError),
+    "grad dtype": (
+        lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(2, 6, 4, 3).double()),
+        RuntimeError,
+    ),
+    "stride 0": (
+        lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(2, 6, 4, 3), stride=0),
+        RuntimeError,
+    ),
+    "mode": (lambda f: f.correlate2d(X, X[0, 0], "wrap"), ValueError),
+    "filter larger": (lambda f: f.correlate2d(X, X.new_ones(7, 2)), ValueError),
+    "filter 3-D": (lambda f: f.convolve2d(X, X[0]), RuntimeError),
+    "vector": (lambda f: f.convolve2d(X[0, 0, 0], X[0, 0]), RuntimeError),
+    "empty filter": (lambda f: f.correlate2d(X, X.new_ones(0, 2)), RuntimeError),
+    "matrix a list": (lambda f: f.correlate2d([[1.0]], X[0, 0]), TypeError),
+}
+
+
+@pytest.mark.parametrize(("call", "error"), GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_and_matrices(call, error):
+    with pytest.raises(error):
+        call(tfc.functional)

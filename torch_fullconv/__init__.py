@@ -1,0 +1,17 @@
+"""A drop-in nn.Conv2d whose training is three explicit operations; see `functional`."""
+
+from importlib.metadata import version
+
+from . import functional
+from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+
+__version__ = version("torch_fullconv")
+
+__all__ = [
+    "Conv2d",
+    "ConvTranspose2d",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
+    "__version__",
+    "functional",
+]

@@ -1,0 +1,47 @@
+# Every target makes what it needs: the virtual environment, the packages in it and the library.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Folders too: their times tell of files added or taken away.
+SOURCES := setup.py pyproject.toml $(shell find csrc)
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help train test lint format wheel clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
+	$(BIN)/python examples/train.py
+
+test: $(INSTALLED) ## run all tests
+	$(BIN)/pytest
+
+lint: $(INSTALLED) ## check style and types, change nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## lay out all Python and C++ files
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
+
+wheel: $(INSTALLED) ## build a wheel in dist/ for every Python >= 3.10 and torch >= 2.10
+	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+clean: ## remove all that was built, the virtual environment included
+	rm -rf .venv build dist runs *.egg-info torch_fullconv/*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first, so that nothing else chooses its version.
+$(INSTALLED): $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c 'import torch; exit(torch.__version__ < (2, 10))' 2>/dev/null \
+	  || $(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install 'setuptools>=77' wheel ninja numpy
+	$(BIN)/pip install --no-build-isolation --editable '.[test,examples,dev]'
+	touch $@

@@ -39,12 +39,19 @@ char* scratch_of(int64_t bytes) {
 }
 
 // Calls task(index, scratch) for each index below `tasks`. Workers take the next task when they are
-// free: who does which task changes nothing in the result.
+// free: who does which changes nothing in the result. `work` counts the multiply-adds or copies of
+// all tasks: to wake a thread is worth it from some ten microseconds of them.
 template <class F>
-void for_tasks(int64_t tasks, int64_t scratch, const F& task) {
-  int64_t workers = std::min<int64_t>(tasks, torch::stable::get_num_threads());
+void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
+  constexpr int64_t work_of_a_thread = 1 << 17;
+  int64_t workers = std::min(
+      {tasks, 1 + work / work_of_a_thread, static_cast<int64_t>(torch::stable::get_num_threads())});
   scratch = (scratch + 63) / 64 * 64;
   char* memory = scratch_of(workers * scratch);
+  if (workers <= 1) {
+    for (int64_t index = 0; index < tasks; ++index) task(index, memory);
+    return;
+  }
   std::atomic<int64_t> next{0};
   torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker)
@@ -85,11 +92,15 @@ void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
     for (const AxisTable& columns : w) {
       job.h = rows.map();
       job.w = columns.map();
-      Memory packed = allocate(engine.packed_filter_size(job));
+      int64_t packed_size = engine.packed_filter_size(job);
+      Memory packed = allocate(packed_size);
       job.filter = packed.get();
-      for_tasks(engine.pack_filter_tasks(job), 0,
+      for_tasks(engine.pack_filter_tasks(job), packed_size, 0,
                 [&](int64_t task, void*) { engine.pack_filter(job, filter, packed.get(), task); });
-      for_tasks(engine.correlate_tasks(job), engine.correlate_scratch(job),
+      int64_t positions = job.batch * job.h.positions * job.w.positions;
+      int64_t taps = job.h.taps * job.w.taps;
+      int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
+      for_tasks(engine.correlate_tasks(job), work, engine.correlate_scratch(job),
                 [&](int64_t task, void* scratch) { engine.correlate(job, task, scratch); });
     }
 }
@@ -159,11 +170,14 @@ void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, c
   job.h = h.map();
   job.w = w.map();
   job.splits = engine.weight_splits(job);
-  Memory partial = allocate(engine.weight_partial_size(job));
+  int64_t partial_size = engine.weight_partial_size(job);
+  Memory partial = allocate(partial_size);
   job.partial = partial.get();
-  for_tasks(engine.weight_tasks(job), engine.weight_scratch(job),
+  int64_t positions = input.size[0] * job.h.positions * job.w.positions;
+  int64_t work = positions * grad.size[1] * job.channels * job.h.taps * job.w.taps;
+  for_tasks(engine.weight_tasks(job), work, engine.weight_scratch(job),
             [&](int64_t task, void* scratch) { engine.weight(job, task, scratch); });
-  for_tasks(engine.weight_reduce_tasks(job), 0,
+  for_tasks(engine.weight_reduce_tasks(job), partial_size, 0,
             [&](int64_t task, void*) { engine.weight_reduce(job, task); });
 }
 
@@ -172,7 +186,8 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
   int64_t components = components_of(dtype);
   ChannelSumJob job{view(grad, components), result,       grad.size[0], grad.size[1],
                     grad.size[2],           grad.size[3], components};
-  for_tasks(engine.channel_sum_tasks(job), 0,
+  int64_t work = grad.size[0] * grad.size[1] * grad.size[2] * grad.size[3];
+  for_tasks(engine.channel_sum_tasks(job), work, 0,
             [&](int64_t task, void*) { engine.channel_sum(job, task); });
 }
 

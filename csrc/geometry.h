@@ -10,13 +10,11 @@
 //
 // forward (position i of the output, index into the input):
 //     base = i·stride, offset = r·dilation - pad
-// adjoint (position h of the input, index i into the output gradient): i·stride = q - r·dilation
-// has
-//     a solution only where q and r·dilation leave the same remainder by the stride. So positions
-//     are split into classes by that remainder (the phases of a strided convolution), each with the
-//     taps that it meets, and base = ⌊q/stride⌋, offset = -⌊r·dilation/stride⌋. No zero is ever
-//     inserted. Reflecting, replicating and circular padding show one input index at several q:
-//     these are the map's further copies, whose sources are added.
+// adjoint (position h of the input, index i into the output gradient), for zero padding:
+//     i·stride = h + pad - r·dilation has a solution only where h + pad and r·dilation leave the
+//     same remainder by the stride. So positions are split into classes by that remainder (the
+//     phases of a strided convolution), each with the taps that it meets, and base = ⌊(h +
+//     pad)/stride⌋, offset = -⌊r·dilation/stride⌋. No zero is ever inserted.
 #pragma once
 
 #include <algorithm>
@@ -57,19 +55,16 @@ inline int64_t shown_index(int64_t q, int64_t size, Padding padding) {
 
 // What kernels see of an axis. Plain pointers: this crosses into code of other instruction sets.
 struct AxisMap {
-  int64_t positions, taps, copies;
-  int64_t limit;               // sources are indices below this
-  Padding padding;             // what lies outside
-  int64_t step;                // base[0][p + 1] - base[0][p] where that is one number, else 0
-  const int64_t* base;         // [copies][positions]
-  const int64_t* offset;       // [taps]
-  const int64_t* residue;      // [copies][positions], or null where every tap fits every position
-  const int64_t* tap_residue;  // [taps]
-  const std::pair<int64_t, int64_t>*
-      inner;                // [taps] positions whose source is base + offset, in bounds
-  const int64_t* position;  // [positions] index along the result's axis
-  int64_t position_step;    // position[p + 1] - position[p] where that is one number, else 0
-  const int64_t* tap;       // [taps] index along the filter's axis
+  int64_t positions, taps;
+  int64_t limit;                             // sources are indices below this
+  Padding padding;                           // what lies outside
+  int64_t step;                              // base[p + 1] - base[p], one number for all p
+  const int64_t* base;                       // [positions]
+  const int64_t* offset;                     // [taps]
+  const std::pair<int64_t, int64_t>* inner;  // [taps] positions whose source is in bounds
+  const int64_t* position;                   // [positions] index along the result's axis
+  int64_t position_step;                     // position[p + 1] - position[p], or 0 if they differ
+  const int64_t* tap;                        // [taps] index along the filter's axis
 };
 
 class AxisTable {
@@ -90,82 +85,40 @@ class AxisTable {
   }
 
   static std::vector<AxisTable> adjoint(const Axis& axis) {
-    // The padded coordinates that show each input index, its own first.
-    int64_t copies = 1;
-    std::vector<std::vector<int64_t>> extra;
-    if (axis.padding != Padding::zeros) {
-      extra.resize(axis.size);
-      auto show = [&](int64_t q) {
-        auto& coordinates = extra[shown_index(q, axis.size, axis.padding)];
-        coordinates.push_back(q + axis.pad_before);
-        copies = std::max<int64_t>(copies, 1 + coordinates.size());
-      };
-      for (int64_t q = -axis.pad_before; q < 0; ++q) show(q);
-      for (int64_t q = axis.size; q < axis.size + axis.pad_after; ++q) show(q);
+    std::map<int64_t, AxisTable> phases;
+    AxisTable unreached(axis.outputs(), Padding::zeros);  // positions that no tap reaches
+    for (int64_t r = 0; r < axis.kernel; ++r) {
+      int64_t reach = r * axis.dilation;
+      auto [phase, _] = phases.try_emplace(reach % axis.stride, unreached);
+      phase->second.tap_.push_back(r);
+      phase->second.offset_.push_back(-(reach / axis.stride));
     }
-    auto copies_of = [&](int64_t h) {
-      return extra.empty() ? 1 : 1 + static_cast<int64_t>(extra[h].size());
-    };
-    auto coordinate = [&](int64_t h, int64_t copy) {
-      return copy == 0 ? h + axis.pad_before : extra[h][copy - 1];
-    };
-    // Classes of input positions, by the remainders that they leave.
-    std::map<std::vector<int64_t>, std::vector<int64_t>> classes;
-    if (axis.stride > 1) {
-      for (int64_t h = 0; h < axis.size; ++h) {
-        std::vector<int64_t> remainders;
-        for (int64_t copy = 0; copy < copies_of(h); ++copy)
-          remainders.push_back(coordinate(h, copy) % axis.stride);
-        std::sort(remainders.begin(), remainders.end());
-        remainders.erase(std::unique(remainders.begin(), remainders.end()), remainders.end());
-        classes[remainders].push_back(h);
-      }
-    } else if (axis.size > 0) {
-      auto& all = classes[{0}];
-      for (int64_t h = 0; h < axis.size; ++h) all.push_back(h);
+    for (int64_t h = 0; h < axis.size; ++h) {
+      int64_t q = h + axis.pad_before;
+      auto phase = phases.find(q % axis.stride);
+      AxisTable& table = phase == phases.end() ? unreached : phase->second;
+      table.position_.push_back(h);
+      table.base_.push_back(q / axis.stride);
     }
-    // Positions that no tap reaches make one class, however many remainders they leave.
     std::vector<AxisTable> tables;
-    AxisTable unreached(axis.outputs(), Padding::zeros);
-    for (auto& [remainders, positions] : classes) {
-      AxisTable table(axis.outputs(), Padding::zeros);
-      for (int64_t r = 0; r < axis.kernel; ++r) {
-        int64_t residue = r * axis.dilation % axis.stride;
-        if (!std::binary_search(remainders.begin(), remainders.end(), residue)) continue;
-        table.tap_.push_back(r);
-        table.offset_.push_back(-(r * axis.dilation / axis.stride));
-        table.tap_residue_.push_back(residue);
-      }
-      auto& to = table.tap_.empty() ? unreached.position_ : table.position_;
-      to.insert(to.end(), positions.begin(), positions.end());
-      if (table.tap_.empty()) continue;
-      table.copies_ = copies;
-      table.step_ = copies == 1 ? 1 : 0;
-      for (int64_t copy = 0; copy < copies; ++copy)
-        for (int64_t h : positions) {
-          bool there = copy < copies_of(h);
-          table.base_.push_back(there ? coordinate(h, copy) / axis.stride : 0);
-          if (copies > 1)
-            table.residue_.push_back(there ? coordinate(h, copy) % axis.stride : kNowhere);
-        }
-      table.find_inner();
-      tables.push_back(std::move(table));
-    }
+    for (auto& [_, table] : phases)
+      if (!table.position_.empty()) tables.push_back(std::move(table));
     if (!unreached.position_.empty()) tables.push_back(std::move(unreached));
+    for (AxisTable& table : tables) {
+      table.step_ = 1;
+      table.find_inner();
+    }
     return tables;
   }
 
   AxisMap map() const {
     return {static_cast<int64_t>(position_.size()),
             static_cast<int64_t>(tap_.size()),
-            copies_,
             limit_,
             padding_,
             step_,
             base_.data(),
             offset_.data(),
-            residue_.empty() ? nullptr : residue_.data(),
-            tap_residue_.data(),
             inner_.data(),
             position_.data(),
             position_step(),
@@ -173,8 +126,6 @@ class AxisTable {
   }
 
  private:
-  static constexpr int64_t kNowhere = -1;  // the residue of a copy that is not there: fits no tap
-
   AxisTable(int64_t limit, Padding padding) : limit_(limit), padding_(padding) {}
 
   int64_t position_step() const {
@@ -188,7 +139,7 @@ class AxisTable {
   void find_inner() {
     int64_t count = static_cast<int64_t>(position_.size());
     for (int64_t offset : offset_) {
-      if (step_ == 0 || count == 0) {
+      if (count == 0) {
         inner_.emplace_back(0, 0);
         continue;
       }
@@ -200,9 +151,9 @@ class AxisTable {
     }
   }
 
-  int64_t limit_, copies_ = 1, step_ = 0;
+  int64_t limit_, step_ = 0;
   Padding padding_;
-  std::vector<int64_t> base_, offset_, residue_, tap_residue_, position_, tap_;
+  std::vector<int64_t> base_, offset_, position_, tap_;
   std::vector<std::pair<int64_t, int64_t>> inner_;
 };
 

@@ -123,6 +123,40 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
   return job;
 }
 
+// Which form of full_convolve takes fewer steps, counted in vector operations a position: the
+// gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
+// scatter form adds each product once more. A tile of fewer than four rows waits for its own sums.
+bool scatter_is_cheaper(const Geometry& geometry, int64_t filters, int64_t channels,
+                        bool channels_last) {
+  if (geometry.h.padding != Padding::zeros) return true;
+  double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
+  double inputs =
+      1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
+  constexpr int64_t packing = 3, adding = 3;
+  int64_t rows = channels_last ? (channels + 15) / 16 * 16 : std::max<int64_t>(channels, 4);
+  return outputs * channels * (filters + adding) < inputs * filters * (rows + packing);
+}
+
+void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
+             const FilterView& filter, const Array* bias, const Array& result) {
+  const Engine& engine = engine_of(dtype);
+  CorrelateJob like = make_job(dtype, geometry, segments, grad, bias, result);
+  AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
+  ScatterJob job{like.source,     like.result,   nullptr,     like.bias,  like.bias_stride,
+                 like.batch,      like.segments, like.groups, like.depth, like.rows,
+                 like.components, h.map(),       w.map()};
+  int64_t packed_size = engine.scatter_filter_size(job);
+  Memory packed = allocate(packed_size);
+  job.filter = packed.get();
+  for_tasks(engine.scatter_filter_tasks(job), packed_size, 0,
+            [&](int64_t task, void*) { engine.scatter_filter(job, filter, packed.get(), task); });
+  int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
+  int64_t work =
+      grad.size[0] * result.size[1] * (products * job.filters + job.h.limit * job.w.limit);
+  for_tasks(engine.scatter_tasks(job), work, engine.scatter_scratch(job),
+            [&](int64_t task, void* scratch) { engine.scatter(job, task, scratch); });
+}
+
 }  // namespace
 
 void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
@@ -143,6 +177,9 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   FilterView rows{
       filter.data, filter.segment_stride * components, grad.size[1] / geometry.groups * k, c,
       k,           filter.stride[2] * components,      filter.stride[3] * components};
+  if (scatter_is_cheaper(geometry, grad.size[1] / geometry.groups, result.size[1] / geometry.groups,
+                         channels_last(result)))
+    return scatter(dtype, geometry, segments, grad, rows, bias, result);
   run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
       AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
 }

@@ -46,6 +46,19 @@ struct CorrelateJob {
   AxisMap h, w;
 };
 
+// The same as full_convolve's jobs, seen from the output gradient: result[n, c, ...] = bias[c] +
+// the sum of filter[k, c, r, s] · grad[n, k, i, j] over all that meet there. The maps are
+// forward's.
+struct ScatterJob {
+  View grad, result;
+  const void* filter;  // packed: [segments][groups][channel blocks][panels][depth][tile rows]
+  const void* bias;    // [groups·channels], or null
+  int64_t bias_stride;
+  int64_t batch;                                            // samples a segment
+  int64_t segments, groups, filters, channels, components;  // filters and channels of one group
+  AxisMap h, w;
+};
+
 // filter[k, c, r, s] = Σ_{n,i,j} grad[n, k, i, j] · input[n, c, ...], for each of `segments` parts
 // of the batch.
 struct WeightJob {
@@ -74,6 +87,13 @@ struct Engine {
   int64_t (*correlate_tasks)(const CorrelateJob&);
   int64_t (*correlate_scratch)(const CorrelateJob&);
   void (*correlate)(const CorrelateJob&, int64_t task, void* scratch);
+
+  int64_t (*scatter_filter_size)(const ScatterJob&);
+  int64_t (*scatter_filter_tasks)(const ScatterJob&);
+  void (*scatter_filter)(const ScatterJob&, const FilterView&, void* packed, int64_t task);
+  int64_t (*scatter_tasks)(const ScatterJob&);
+  int64_t (*scatter_scratch)(const ScatterJob&);
+  void (*scatter)(const ScatterJob&, int64_t task, void* scratch);
 
   int64_t (*weight_splits)(const WeightJob&);
   int64_t (*weight_partial_size)(const WeightJob&);

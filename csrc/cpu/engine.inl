@@ -20,6 +20,7 @@ namespace {
 #include "tile.inl"
 #include "pack.inl"
 #include "correlate.inl"
+#include "scatter.inl"
 #include "weight.inl"
 #include "channel_sum.inl"
 
@@ -32,6 +33,12 @@ constexpr Engine make_engine() {
       Correlate<S>::tasks,
       Correlate<S>::scratch,
       Correlate<S>::run,
+      Scatter<S>::packed_filter_size,
+      Scatter<S>::pack_filter_tasks,
+      Scatter<S>::pack_filter,
+      Scatter<S>::tasks,
+      Scatter<S>::scratch,
+      Scatter<S>::run,
       Weight<S>::splits,
       Weight<S>::partial_size,
       Weight<S>::tasks,

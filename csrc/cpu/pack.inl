@@ -58,10 +58,8 @@ struct Patches {
   const AxisMap& w;
 };
 
-inline int64_t source_index(const AxisMap& axis, int64_t copy, int64_t tap, int64_t position) {
-  int64_t at = copy * axis.positions + position;
-  if (axis.residue && axis.residue[at] != axis.tap_residue[tap]) return -1;
-  int64_t index = axis.base[at] + axis.offset[tap];
+inline int64_t source_index(const AxisMap& axis, int64_t tap, int64_t position) {
+  int64_t index = axis.base[position] + axis.offset[tap];
   if (index >= 0 && index < axis.limit) return index;
   return shown_index(index, axis.limit, axis.padding);
 }
@@ -109,19 +107,18 @@ class Runs {
 };
 
 template <class S>
-Runs find_runs(const Patches<S>& p, int64_t tap, int64_t copy_h, int64_t copy_w, int64_t first,
-               int64_t count, Run* space) {
+Runs find_runs(const Patches<S>& p, int64_t tap, int64_t first, int64_t count, Run* space) {
   const AxisMap &h = p.h, &w = p.w;
   int64_t tap_h = tap / w.taps, tap_w = tap % w.taps;
   Runs runs(space, w.step * p.strides.w);
   for_rows(
       h, w, first, count, [&](int64_t n, int64_t row, int64_t column, int64_t piece, int64_t at) {
-        int64_t line = source_index(h, copy_h, tap_h, row);
+        int64_t line = source_index(h, tap_h, row);
         if (line < 0) return runs.add(at, piece, -1);
         int64_t start = n * p.strides.n + line * p.strides.h;
         auto one_by_one = [&](int64_t from, int64_t to) {
           for (int64_t i = from; i < to; ++i) {
-            int64_t source = source_index(w, copy_w, tap_w, i);
+            int64_t source = source_index(w, tap_w, i);
             runs.add(at + i - column, 1, source < 0 ? -1 : start + source * p.strides.w);
           }
         };
@@ -137,13 +134,12 @@ Runs find_runs(const Patches<S>& p, int64_t tap, int64_t copy_h, int64_t copy_w,
   return runs;
 }
 
-template <bool ADD, class S, class T>
+template <class S, class T>
 inline void copy(T* to, int64_t to_step, const S* from, int64_t from_step, int64_t count) {
-  auto put = [](T& place, T value) { place = ADD ? place + value : value; };
   if (to_step == 1 && from_step == 1)
-    for (int64_t i = 0; i < count; ++i) put(to[i], widen(from[i]));
+    for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i]);
   else
-    for (int64_t i = 0; i < count; ++i) put(to[i * to_step], widen(from[i * from_step]));
+    for (int64_t i = 0; i < count; ++i) to[i * to_step] = widen(from[i * from_step]);
 }
 
 template <class T>
@@ -179,69 +175,45 @@ inline void for_pieces(const Packed<T>& to, int64_t at, int64_t across, int64_t 
 template <Panels PANELS, class S, class T>
 void pack_along_positions(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count,
                           Packed<T> to, Run* space) {
-  int64_t copies = p.h.copies * p.w.copies, step = p.w.step * p.strides.w;
-  for (int64_t tap = 0; tap < chunk.taps; ++tap)
-    for (int64_t copy_index = 0; copy_index < copies; ++copy_index) {
-      Runs runs = find_runs(p, chunk.tap + tap, copy_index / p.w.copies, copy_index % p.w.copies,
-                            first, count, space);
-      for (int64_t c = 0; c < chunk.channels; ++c) {
-        const S* source = p.data + (chunk.channel + c) * p.strides.c;
-        int64_t depth = tap * chunk.channels + c;
-        for (const Run& run : runs)
-          for_pieces<PANELS == Panels::positions>(
-              to, run.at, depth, run.count,
-              [&](T* place, int64_t place_step, int64_t done, int64_t piece) {
-                if (run.from < 0) {
-                  if (copy_index == 0) clear(place, place_step, piece);
-                } else if (copy_index == 0) {
-                  copy<false>(place, place_step, source + run.from + done * step, step, piece);
-                } else {
-                  copy<true>(place, place_step, source + run.from + done * step, step, piece);
-                }
-              });
-      }
+  int64_t step = p.w.step * p.strides.w;
+  for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+    Runs runs = find_runs(p, chunk.tap + tap, first, count, space);
+    for (int64_t c = 0; c < chunk.channels; ++c) {
+      const S* source = p.data + (chunk.channel + c) * p.strides.c;
+      for (const Run& run : runs)
+        for_pieces<PANELS == Panels::positions>(
+            to, run.at, tap * chunk.channels + c, run.count,
+            [&](T* place, int64_t place_step, int64_t done, int64_t piece) {
+              if (run.from < 0)
+                clear(place, place_step, piece);
+              else
+                copy(place, place_step, source + run.from + done * step, step, piece);
+            });
     }
+  }
 }
 
 template <Panels PANELS, class S, class T>
 void pack_along_channels(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count,
                          Packed<T> to) {
-  const AxisMap &h = p.h, &w = p.w;
-  for_rows(h, w, first, count,
-           [&](int64_t n, int64_t row, int64_t column, int64_t piece, int64_t at) {
-             const S* sample = p.data + n * p.strides.n + chunk.channel * p.strides.c;
-             for (int64_t i = 0; i < piece; ++i)
-               for (int64_t tap = 0; tap < chunk.taps; ++tap) {
-                 int64_t tap_h = (chunk.tap + tap) / w.taps, tap_w = (chunk.tap + tap) % w.taps;
-                 bool empty = true;
-                 for (int64_t copy_h = 0; copy_h < h.copies; ++copy_h) {
-                   int64_t y = source_index(h, copy_h, tap_h, row);
-                   if (y < 0) continue;
-                   for (int64_t copy_w = 0; copy_w < w.copies; ++copy_w) {
-                     int64_t x = source_index(w, copy_w, tap_w, column + i);
-                     if (x < 0) continue;
-                     const S* source = sample + y * p.strides.h + x * p.strides.w;
-                     for_pieces<PANELS == Panels::depth>(
-                         to, tap * chunk.channels, at + i, chunk.channels,
-                         [&](T* place, int64_t place_step, int64_t done, int64_t some) {
-                           if (empty)
-                             copy<false>(place, place_step, source + done * p.strides.c,
-                                         p.strides.c, some);
-                           else
-                             copy<true>(place, place_step, source + done * p.strides.c, p.strides.c,
-                                        some);
-                         });
-                     empty = false;
-                   }
-                 }
-                 if (empty)
-                   for_pieces<PANELS == Panels::depth>(
-                       to, tap * chunk.channels, at + i, chunk.channels,
-                       [&](T* place, int64_t place_step, int64_t, int64_t some) {
-                         clear(place, place_step, some);
-                       });
-               }
-           });
+  auto rows = [&](int64_t n, int64_t row, int64_t column, int64_t piece, int64_t at) {
+    const S* sample = p.data + n * p.strides.n + chunk.channel * p.strides.c;
+    for (int64_t i = 0; i < piece; ++i)
+      for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+        int64_t y = source_index(p.h, (chunk.tap + tap) / p.w.taps, row);
+        int64_t x = source_index(p.w, (chunk.tap + tap) % p.w.taps, column + i);
+        const S* source = sample + y * p.strides.h + x * p.strides.w;
+        for_pieces<PANELS == Panels::depth>(
+            to, tap * chunk.channels, at + i, chunk.channels,
+            [&](T* place, int64_t place_step, int64_t done, int64_t some) {
+              if (y < 0 || x < 0)
+                clear(place, place_step, some);
+              else
+                copy(place, place_step, source + done * p.strides.c, p.strides.c, some);
+            });
+      }
+  };
+  for_rows(p.h, p.w, first, count, rows);
 }
 
 template <Panels PANELS, class S, class T>
@@ -252,3 +224,28 @@ void pack(const Patches<S>& p, const Chunk& chunk, int64_t first, int64_t count,
   else
     pack_along_positions<PANELS>(p, chunk, first, count, to, space);
 }
+
+// The maps of an output gradient, whose patches are its own elements.
+struct OneTap {
+  int64_t zero = 0;
+  std::pair<int64_t, int64_t> inner_h, inner_w;
+  AxisMap h, w;
+
+  OneTap(const AxisMap& h, const AxisMap& w) : inner_h(0, h.positions), inner_w(0, w.positions) {
+    this->h = map(h, &inner_h);
+    this->w = map(w, &inner_w);
+  }
+  OneTap(const OneTap&) = delete;
+
+ private:
+  AxisMap map(const AxisMap& axis, const std::pair<int64_t, int64_t>* inner) const {
+    AxisMap result = axis;  // the forward map of a 1x1 filter: base = position
+    result.taps = result.step = 1;
+    result.limit = axis.positions;
+    result.padding = Padding::zeros;
+    result.base = axis.position;
+    result.offset = &zero;
+    result.inner = inner;
+    return result;
+  }
+};

@@ -100,7 +100,7 @@ struct Weight {
     if (direct(job)) return store(job, segment, group, chunk, column, columns, block, kColumnBlock);
     T* to = partial(job, split, segment, group) + chunk.first * blocks.columns + column;
     for (int64_t m = 0; m < rows; ++m)
-      copy<false>(to + m * blocks.columns, 1, block + m * kColumnBlock, 1, columns);
+      copy(to + m * blocks.columns, 1, block + m * kColumnBlock, 1, columns);
   }
 
   static int64_t reduce_tasks(const WeightJob& job) {
@@ -119,8 +119,8 @@ struct Weight {
     for (int64_t component = 0; component < job.components; ++component)
       for (int64_t split = 1; split < job.splits; ++split) {
         int64_t start = (chunk.first + component * half) * blocks.columns;
-        copy<true>(sum + start, 1, partial(job, split, segment, group) + start, 1,
-                   chunk.depth() * blocks.columns);
+        add(sum + start, partial(job, split, segment, group) + start,
+            chunk.depth() * blocks.columns);
       }
     T* real = sum + chunk.first * blocks.columns;
     if (job.components ==
@@ -137,26 +137,18 @@ struct Weight {
   }
 
  private:
+  static void add(T* sum, const T* part, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sum[i] += part[i];
+  }
+
   static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group) {
     return static_cast<T*>(job.partial) +
            ((split * job.segments + segment) * job.groups + group) * Blocks(job).size();
   }
 
-  // The gradient is a source whose patches are one element of each channel.
   static void pack_grads(const WeightJob& job, int64_t segment, int64_t group, int64_t column,
                          int64_t columns, int64_t position, int64_t count, T* to, Run* runs) {
-    const int64_t zero = 0;
-    auto one_tap = [&](const AxisMap& axis) {
-      AxisMap map = axis;  // the forward map of a 1x1 filter: base = position
-      map.taps = map.step = 1;
-      map.limit = axis.positions;
-      map.base = axis.position;
-      map.offset = &zero;
-      return map;
-    };
-    AxisMap h = one_tap(job.h), w = one_tap(job.w);
-    const std::pair<int64_t, int64_t> inner{0, w.positions};
-    w.inner = &inner;
+    OneTap maps(job.h, job.w);
     for (int64_t done = 0, piece; done < columns;
          done += piece) {  // columns of one component at a time
       int64_t component = (column + done) / job.filters, k = (column + done) % job.filters;
@@ -167,9 +159,9 @@ struct Weight {
       int64_t lane = done % kColumns<T>;
       piece = lane == 0 ? piece : least(piece, kColumns<T> - lane);
       T* start = to + done / kColumns<T> * count * kColumns<T> + lane;
-      pack<Panels::depth>(Patches<S>{grad, job.grad, h, w}, Chunk{component, k, piece, 0, 1, 0},
-                          position, count, Packed<T>{start, kColumns<T>, count * kColumns<T>},
-                          runs);
+      pack<Panels::depth>(Patches<S>{grad, job.grad, maps.h, maps.w},
+                          Chunk{component, k, piece, 0, 1, 0}, position, count,
+                          Packed<T>{start, kColumns<T>, count * kColumns<T>}, runs);
     }
   }
 

@@ -84,6 +84,12 @@ View view(const Array& array, int64_t components) {
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
 bool channels_last(const Array& array) { return array.stride[1] == 1 && array.size[1] > 1; }
 
+template <class Way, class Job>
+const Way& first_that_fits(const Way* ways, const Job& job) {
+  while (!ways->fits(job)) ++ways;
+  return *ways;
+}
+
 // One job for each pair of axis tables, whose positions make up the result.
 void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
@@ -92,16 +98,17 @@ void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
     for (const AxisTable& columns : w) {
       job.h = rows.map();
       job.w = columns.map();
-      int64_t packed_size = engine.packed_filter_size(job);
+      const CorrelateWay& way = first_that_fits(engine.correlate, job);
+      int64_t packed_size = way.packed_filter_size(job);
       Memory packed = allocate(packed_size);
       job.filter = packed.get();
-      for_tasks(engine.pack_filter_tasks(job), packed_size, 0,
-                [&](int64_t task, void*) { engine.pack_filter(job, filter, packed.get(), task); });
+      for_tasks(way.pack_filter_tasks(job), packed_size, 0,
+                [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
       int64_t positions = job.batch * job.h.positions * job.w.positions;
       int64_t taps = job.h.taps * job.w.taps;
       int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
-      for_tasks(engine.correlate_tasks(job), work, engine.correlate_scratch(job),
-                [&](int64_t task, void* scratch) { engine.correlate(job, task, scratch); });
+      for_tasks(way.tasks(job), work, way.scratch(job),
+                [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
     }
 }
 
@@ -125,36 +132,36 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
 
 // Which form of full_convolve takes fewer steps, counted in vector operations a position: the
 // gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
-// scatter form adds each product once more. A tile of fewer than four rows waits for its own sums.
+// scatter form adds each product once more. A tile of one row is half busy.
 bool scatter_is_cheaper(const Geometry& geometry, int64_t filters, int64_t channels,
                         bool channels_last) {
   if (geometry.h.padding != Padding::zeros) return true;
   double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
   double inputs =
       1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
-  constexpr int64_t packing = 3, adding = 3;
-  int64_t rows = channels_last ? (channels + 15) / 16 * 16 : std::max<int64_t>(channels, 4);
+  constexpr int64_t packing = 1, adding = 3;
+  int64_t rows = channels_last ? (channels + 15) / 16 * 16 : std::max<int64_t>(channels, 2);
   return outputs * channels * (filters + adding) < inputs * filters * (rows + packing);
 }
 
 void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
              const FilterView& filter, const Array* bias, const Array& result) {
-  const Engine& engine = engine_of(dtype);
+  const ScatterWay& way = engine_of(dtype).scatter;
   CorrelateJob like = make_job(dtype, geometry, segments, grad, bias, result);
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
   ScatterJob job{like.source,     like.result,   nullptr,     like.bias,  like.bias_stride,
                  like.batch,      like.segments, like.groups, like.depth, like.rows,
                  like.components, h.map(),       w.map()};
-  int64_t packed_size = engine.scatter_filter_size(job);
+  int64_t packed_size = way.packed_filter_size(job);
   Memory packed = allocate(packed_size);
   job.filter = packed.get();
-  for_tasks(engine.scatter_filter_tasks(job), packed_size, 0,
-            [&](int64_t task, void*) { engine.scatter_filter(job, filter, packed.get(), task); });
+  for_tasks(way.pack_filter_tasks(job), packed_size, 0,
+            [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
   int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
   int64_t work =
       grad.size[0] * result.size[1] * (products * job.filters + job.h.limit * job.w.limit);
-  for_tasks(engine.scatter_tasks(job), work, engine.scatter_scratch(job),
-            [&](int64_t task, void* scratch) { engine.scatter(job, task, scratch); });
+  for_tasks(way.tasks(job), work, way.scratch(job),
+            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
 }
 
 }  // namespace
@@ -186,7 +193,6 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
 
 void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                       const Array& grad, const Array& filter) {
-  const Engine& engine = engine_of(dtype);
   int64_t components = components_of(dtype);
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
   WeightJob job{};
@@ -206,16 +212,17 @@ void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, c
   job.components = components;
   job.h = h.map();
   job.w = w.map();
-  job.splits = engine.weight_splits(job);
-  int64_t partial_size = engine.weight_partial_size(job);
+  const WeightWay& way = first_that_fits(engine_of(dtype).weight, job);
+  job.splits = way.splits(job);
+  int64_t partial_size = way.partial_size(job);
   Memory partial = allocate(partial_size);
   job.partial = partial.get();
   int64_t positions = input.size[0] * job.h.positions * job.w.positions;
   int64_t work = positions * grad.size[1] * job.channels * job.h.taps * job.w.taps;
-  for_tasks(engine.weight_tasks(job), work, engine.weight_scratch(job),
-            [&](int64_t task, void* scratch) { engine.weight(job, task, scratch); });
-  for_tasks(engine.weight_reduce_tasks(job), partial_size, 0,
-            [&](int64_t task, void*) { engine.weight_reduce(job, task); });
+  for_tasks(way.tasks(job), work, way.scratch(job),
+            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  for_tasks(way.reduce_tasks(job), partial_size, 0,
+            [&](int64_t task, void*) { way.reduce(job, task); });
 }
 
 void channel_sum(Dtype dtype, const Array& grad, void* result) {

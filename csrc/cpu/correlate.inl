@@ -85,6 +85,8 @@ struct Correlate {
     }
   }
 
+  static bool fits(const CorrelateJob&) { return true; }
+
   static int64_t tasks(const CorrelateJob& job) {
     Blocks blocks(job);
     return job.segments * job.groups * blocks.row_blocks() * blocks.position_blocks();
@@ -106,7 +108,6 @@ struct Correlate {
       run_along<false>(job, task, scratch);
   }
 
- private:
   template <bool ROWS_ALONG_VECTORS>
   static void run_along(const CorrelateJob& job, int64_t task, void* scratch) {
     Blocks blocks(job);

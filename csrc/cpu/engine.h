@@ -78,31 +78,47 @@ struct ChannelSumJob {
   int64_t batch, channels, height, width, components;
 };
 
-// The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes.
-struct Engine {
+// A way to do correlate's jobs: whether it fits one, how it wants the filter, its tasks.
+struct CorrelateWay {
+  const char* name;
+  bool (*fits)(const CorrelateJob&);
   int64_t (*packed_filter_size)(const CorrelateJob&);
   int64_t (*pack_filter_tasks)(const CorrelateJob&);
   void (*pack_filter)(const CorrelateJob&, const FilterView&, void* packed, int64_t task);
+  int64_t (*tasks)(const CorrelateJob&);
+  int64_t (*scratch)(const CorrelateJob&);
+  void (*run)(const CorrelateJob&, int64_t task, void* scratch);
+};
 
-  int64_t (*correlate_tasks)(const CorrelateJob&);
-  int64_t (*correlate_scratch)(const CorrelateJob&);
-  void (*correlate)(const CorrelateJob&, int64_t task, void* scratch);
+// full_convolve's scatter form.
+struct ScatterWay {
+  int64_t (*packed_filter_size)(const ScatterJob&);
+  int64_t (*pack_filter_tasks)(const ScatterJob&);
+  void (*pack_filter)(const ScatterJob&, const FilterView&, void* packed, int64_t task);
+  int64_t (*tasks)(const ScatterJob&);
+  int64_t (*scratch)(const ScatterJob&);
+  void (*run)(const ScatterJob&, int64_t task, void* scratch);
+};
 
-  int64_t (*scatter_filter_size)(const ScatterJob&);
-  int64_t (*scatter_filter_tasks)(const ScatterJob&);
-  void (*scatter_filter)(const ScatterJob&, const FilterView&, void* packed, int64_t task);
-  int64_t (*scatter_tasks)(const ScatterJob&);
-  int64_t (*scatter_scratch)(const ScatterJob&);
-  void (*scatter)(const ScatterJob&, int64_t task, void* scratch);
+// A way to do correlate_weight's jobs: its tasks make the parts of the sum, reduce adds them.
+struct WeightWay {
+  const char* name;
+  bool (*fits)(const WeightJob&);
+  int64_t (*splits)(const WeightJob&);
+  int64_t (*partial_size)(const WeightJob&);
+  int64_t (*tasks)(const WeightJob&);
+  int64_t (*scratch)(const WeightJob&);
+  void (*run)(const WeightJob&, int64_t task, void* scratch);
+  int64_t (*reduce_tasks)(const WeightJob&);
+  void (*reduce)(const WeightJob&, int64_t task);
+};
 
-  int64_t (*weight_splits)(const WeightJob&);
-  int64_t (*weight_partial_size)(const WeightJob&);
-  int64_t (*weight_tasks)(const WeightJob&);
-  int64_t (*weight_scratch)(const WeightJob&);
-  void (*weight)(const WeightJob&, int64_t task, void* scratch);
-  int64_t (*weight_reduce_tasks)(const WeightJob&);
-  void (*weight_reduce)(const WeightJob&, int64_t task);
-
+// The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
+// stand in the order of choice, and the last fits every job.
+struct Engine {
+  CorrelateWay correlate[3];
+  ScatterWay scatter;
+  WeightWay weight[2];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

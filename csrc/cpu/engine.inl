@@ -20,35 +20,48 @@ namespace {
 #include "tile.inl"
 #include "pack.inl"
 #include "correlate.inl"
+#include "lines.inl"
 #include "scatter.inl"
 #include "weight.inl"
+#include "channels.inl"
 #include "channel_sum.inl"
+
+template <class Way>
+constexpr CorrelateWay correlate_way(const char* name) {
+  return {name,
+          Way::fits,
+          Way::packed_filter_size,
+          Way::pack_filter_tasks,
+          Way::pack_filter,
+          Way::tasks,
+          Way::scratch,
+          Way::run};
+}
+
+template <class Way>
+constexpr WeightWay weight_way(const char* name) {
+  return {name,         Way::fits, Way::splits,       Way::partial_size, Way::tasks,
+          Way::scratch, Way::run,  Way::reduce_tasks, Way::reduce};
+}
+
+template <class Way>
+constexpr ScatterWay scatter_way() {
+  return {Way::packed_filter_size,
+          Way::pack_filter_tasks,
+          Way::pack_filter,
+          Way::tasks,
+          Way::scratch,
+          Way::run};
+}
 
 template <class S>
 constexpr Engine make_engine() {
-  return {
-      Correlate<S>::packed_filter_size,
-      Correlate<S>::pack_filter_tasks,
-      Correlate<S>::pack_filter,
-      Correlate<S>::tasks,
-      Correlate<S>::scratch,
-      Correlate<S>::run,
-      Scatter<S>::packed_filter_size,
-      Scatter<S>::pack_filter_tasks,
-      Scatter<S>::pack_filter,
-      Scatter<S>::tasks,
-      Scatter<S>::scratch,
-      Scatter<S>::run,
-      Weight<S>::splits,
-      Weight<S>::partial_size,
-      Weight<S>::tasks,
-      Weight<S>::scratch,
-      Weight<S>::run,
-      Weight<S>::reduce_tasks,
-      Weight<S>::reduce,
-      ChannelSum<S>::tasks,
-      ChannelSum<S>::run,
-  };
+  return {{correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
+           correlate_way<Correlate<S>>("gemm")},
+          scatter_way<Scatter<S>>(),
+          {weight_way<ChannelsWeight<S>>("channels"), weight_way<Weight<S>>("gemm")},
+          ChannelSum<S>::tasks,
+          ChannelSum<S>::run};
 }
 
 bool supported() { return FULLCONV_SUPPORTED; }

@@ -28,16 +28,23 @@ struct Block {  // one operand of a block product
   int64_t stride;  // between panels, or between rows of a `strided` a
 };
 
-template <class T, Rows LAYOUT, int ROWS, int VECTORS>
-void tile(int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc, bool add) {
+// Where row k of b is: in a packed panel, or at a place of its own (lines.inl).
+template <class T>
+struct Panel {
+  const T* data;
+  const T* at(int64_t k) const { return data + k * kColumns<T>; }
+};
+
+template <class T, Rows LAYOUT, int ROWS, int VECTORS, class B>
+void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool add) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   const int64_t row = LAYOUT == Rows::panels ? 1 : lda;
   const int64_t next = LAYOUT == Rows::panels ? kRows : 1;
   V sum[ROWS][VECTORS] = {};
-  for (int64_t k = 0; k < depth; ++k, a += next, b += kColumns<T>) {
+  for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b + v * lanes);
+    for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b.at(k) + v * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
       for (int v = 0; v < VECTORS; ++v) sum[i][v] += a[i * row] * columns[v];
@@ -50,8 +57,8 @@ void tile(int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
 }
 
 // One instance for each number of rows that a block can leave over.
-template <class T, Rows LAYOUT, int VECTORS, int ROWS = kRows>
-void tile_of(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* b, T* c, int64_t ldc,
+template <class T, Rows LAYOUT, int VECTORS, int ROWS = kRows, class B>
+void tile_of(int64_t rows, int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc,
              bool add) {
   if constexpr (ROWS > 1)
     if (rows < ROWS)
@@ -66,7 +73,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, Block<T> a, Block<T>
   for (int64_t j = 0, panel = 0; j < columns; j += kColumns<T>, ++panel)
     for (int64_t i = 0; i < rows; i += kRows) {
       const T* from = a.data + (LAYOUT == Rows::panels ? i / kRows : i) * a.stride;
-      const T* with = b.data + panel * b.stride;
+      Panel<T> with{b.data + panel * b.stride};
       if (columns - j > Vector<T>::lanes)
         tile_of<T, LAYOUT, 2>(rows - i, depth, from, a.stride, with, c + i * ldc + j, ldc, add);
       else

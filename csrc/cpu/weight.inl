@@ -31,6 +31,8 @@ struct Weight {
   using T = typename Compute<S>::type;
   using Blocks = WeightBlocks<S>;
 
+  static bool fits(const WeightJob&) { return true; }
+
   // As many parts as make 32 tasks, of at least 4 chunks each.
   static int64_t splits(const WeightJob& job) {
     Blocks blocks(job);

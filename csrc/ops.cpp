@@ -106,7 +106,7 @@ struct Layer {
     check(before >= 0 && after >= least, "padding must not be negative");
     int64_t reach;
     check(kernel > 0, "the kernel must not be empty");
-    check(before < most && after < most && !__builtin_mul_overflow(dilation, kernel, &reach) &&
+    check(before < most && after < most && !__builtin_mul_overflow(dilation, kernel - 1, &reach) &&
               reach < (most << 20),
           "padding and dilation must be smaller");
     if (padding == Padding::reflect || padding == Padding::circular) {

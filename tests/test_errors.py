@@ -5,9 +5,11 @@ Where stock accepts what this package rejects, the expected type is given with t
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_fullconv as tfc
 
@@ -78,6 +80,13 @@ CONV2D = {  # arguments, keyword arguments
     "padding beyond memory": ((X, W), {"padding": 2**40}),
     "padding overflowing": ((X, W), {"padding": 2**62}),
     "stride beyond 64 bits": ((X, W), {"stride": 2**63}),
+    "one stride beyond 64 bits": ((X, W), {"stride": (2**63, 1)}),
+    "least stride": ((X, W), {"stride": -(2**63)}),
+    "least groups": ((X, W), {"groups": -(2**63)}),
+    "stride a range": ((X, W), {"stride": range(1, 3)}),
+    "stride bytes": ((X, W), {"stride": b"1"}),
+    "dilation an array": ((X, W), {"dilation": np.array([1, 2])}),
+    "nested input": ((torch.nested.nested_tensor([X[0], X[1]]), W), {}),
     **{
         f"{name} {value!r}": ((X, W), {name: value})
         for name, values in {
@@ -95,6 +104,7 @@ CONV_TRANSPOSE2D = {
     "input 2-D": ((X[0, 0], V), {}),
     "weight float64": ((X, V.double()), {}),
     "bool": ((X.bool(), V.bool()), {}),
+    "input int32": ((X.int(), V), {}),
     "3 channels": ((X[:, :3], V), {}),
     "channels last axis": ((X.permute(0, 2, 3, 1), V), {}),
     "bias short": ((X, V, B[:4]), {}),
@@ -102,6 +112,7 @@ CONV_TRANSPOSE2D = {
     "output_padding of two strides": ((X, V), {"stride": 2, "output_padding": 2}),
     "output_padding negative": ((X, V), {"stride": 2, "output_padding": -1}),
     "output_padding float": ((X, V), {"stride": 2, "output_padding": 0.5}),
+    "output_padding a range": ((X, V), {"stride": 2, "output_padding": range(2)}),
     "output_padding long": ((X, V), {"stride": 2, "output_padding": (1, 1, 1)}),
     "padding eats all": ((X, V), {"padding": 4}),
     "padding eats more": ((X, V), {"padding": 5}),
@@ -121,6 +132,18 @@ CONV_TRANSPOSE2D = {
 }
 
 
+class Calls(TorchDispatchMode):
+    """Sees every op that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
 def exception(function, arguments, keywords):
     try:
         function(*arguments, **keywords)
@@ -130,7 +153,8 @@ def exception(function, arguments, keywords):
 
 
 def tensors(arguments):
-    return [t for t in arguments if isinstance(t, torch.Tensor) and t.layout == torch.strided]
+    dense = [t for t in arguments if isinstance(t, torch.Tensor) and t.layout == torch.strided]
+    return [t for t in dense if not t.is_quantized and not t.is_nested]
 
 
 @pytest.mark.parametrize(
@@ -142,15 +166,16 @@ def tensors(arguments):
     ],
 )
 def test_same_exception_as_stock(name, arguments, keywords):
-    before = [t.clone() for t in tensors(arguments) if not t.is_quantized]
+    before = [t.clone() for t in tensors(arguments)]
     stock = exception(getattr(F, name), arguments, keywords)
-    ours = exception(getattr(tfc.functional, name), arguments, keywords)
+    with Calls() as calls:
+        ours = exception(getattr(tfc.functional, name), arguments, keywords)
+    assert not calls.seen, "found before anything is computed"
     assert stock is not None, "stock accepts this"
     assert ours is not None
     assert isinstance(ours, type(stock))
     assert len(str(ours)) > 15
-    after = [t for t in tensors(arguments) if not t.is_quantized]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors(arguments), strict=True))
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
@@ -168,6 +193,9 @@ STRICTER = {  # stock accepts these
     "mkldnn input": ((X.to_mkldnn(), W), {}, NotImplementedError, "only dense tensors"),
     "half complex": ((X.to(torch.complex32),) * 2, {}, NotImplementedError, "not supported"),
     "padding_mode": ((X, W), {"padding_mode": "mirror"}, ValueError, "padding_mode must be"),
+    "padding bytes": ((X, W), {"padding": b"same"}, TypeError, "padding must be an int"),
+    "empty kernel of no channels": ((X[:, :0], W[:, :0, :0]), {}, RuntimeError, "not be empty"),
+    "crop": ((X, W), {"padding": -1, "padding_mode": "reflect"}, RuntimeError, "crop the input"),
 }
 
 
@@ -185,6 +213,25 @@ def test_nhwc_input_is_recognised():
         tfc.functional.conv2d(X.permute(0, 2, 3, 1), W)
     with pytest.raises(RuntimeError, match=re.escape("use input.permute(2, 0, 1)")):
         tfc.functional.conv2d(X[0].permute(1, 2, 0), W)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("conv2d", W), ("conv_transpose2d", V)])
+def test_autocast_casts_nothing_of_a_bad_call(name, weight):
+    function, narrow = getattr(tfc.functional, name), X[:, :3]
+    with torch.autocast("cpu", dtype=torch.bfloat16), Calls() as calls:
+        with pytest.raises(RuntimeError, match="channels"):
+            function(narrow, weight)
+        assert not calls.seen
+        function(X, weight)
+    assert calls.seen
+
+
+def test_only_layers_are_autocast():
+    grad = X.new_ones(2, 6, 4, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert tfc.functional.conv2d_input_grad(X.shape, W, grad).dtype == torch.float32
+        with pytest.raises(RuntimeError, match="should be the same"):
+            tfc.functional.conv2d_input_grad(X.shape, W.bfloat16(), grad)
 
 
 GRADIENTS = {

@@ -102,6 +102,13 @@ def test_four_sided_padding(mode):
     close(actual, F.conv2d(padded, w))
 
 
+def test_no_channels_leave_the_bias():
+    # Stock returns no filters here, whatever the weight's.
+    bias = double(6)
+    output = fullconv.conv2d(double(2, 0, 5, 5), double(6, 0, 3, 3), bias)
+    assert torch.equal(output, bias[:, None, None].expand(2, 6, 3, 3))
+
+
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
 @pytest.mark.parametrize(
     "keywords",
@@ -184,7 +191,13 @@ def test_autocast_casts_as_stock(function, dtype):
     ours, stock = getattr(fullconv, function), getattr(F, function)
     x, w, b = torch.randn(2, 4, 6, 5), torch.randn(4, 4, 3, 3, requires_grad=True), torch.randn(4)
     with torch.autocast("cpu", dtype=dtype):
-        for arguments in ((x, w, b), (x.half(), w, b), (x.double(), w.double()), (x + 0j, w + 0j)):
+        for arguments in (
+            (x, w, b),
+            (x.half(), w, b),
+            (x.to(torch.float8_e4m3fn), w, b),
+            (x.double(), w.double()),
+            (x + 0j, w + 0j),
+        ):
             assert ours(*arguments).dtype == stock(*arguments).dtype
         with pytest.raises(RuntimeError):
             ours(x.double(), w)
@@ -192,6 +205,27 @@ def test_autocast_casts_as_stock(function, dtype):
     result.float().sum().backward()
     assert w.grad.dtype == torch.float32
     assert result.isclose(stock(x, w, b).to(dtype), rtol=0.05, atol=0.05).all()
+
+
+EXPORTED = {
+    "conv2d": lambda x, w: fullconv.conv2d(x, w, padding="same", padding_mode="reflect"),
+    "conv_transpose2d": lambda x, w: fullconv.conv_transpose2d(x, w, stride=2, output_padding=1),
+    "conv2d_input_grad": lambda x, w: fullconv.conv2d_input_grad(x.shape, w, x[:, :, 2:, 2:]),
+}
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "lax"])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_sizes_stay_free_in_an_export(name, strict):
+    class Layer(torch.nn.Module):
+        def forward(self, x, w):
+            return EXPORTED[name](x, w)
+
+    free = {0: torch.export.Dim("n"), 2: torch.export.Dim("height", min=4)}
+    x, w = double(2, 4, 9, 8), double(4, 4, 3, 3)
+    program = torch.export.export(Layer(), (x, w), dynamic_shapes=(free, None), strict=strict)
+    x = double(3, 4, 12, 8)
+    close(program.module()(x, w), EXPORTED[name](x, w))
 
 
 def test_torch_function_mode_sees_the_call():

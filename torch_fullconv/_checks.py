@@ -8,7 +8,7 @@ and shapes that do not fit, NotImplementedError for dtypes and devices that are 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -27,30 +27,37 @@ DTYPES = frozenset(
     )
 )
 DEVICES = frozenset(("cpu", "meta"))
-_INT64_MAX = 2**63 - 1
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_PADDING_MAX = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
 
-def integer(name: str, value: Any) -> int:
+def _index(name: str, value: Any) -> int:
     """An int; what acts as one (a NumPy integer, a tensor of one integer) is taken as one."""
-    if type(value) is not int and not isinstance(value, torch.SymInt):
+    if type(value) is int:
+        return value
+    if not isinstance(value, torch.SymInt):
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"{name} must be an int, but got {type(value).__name__} {value!r}")
         value = operator.index(value)
-    if value > _INT64_MAX or value < -_INT64_MAX:
-        raise ValueError(f"{name}={value} does not fit into 64 bits")
     return value
 
 
-def _integers(name: str, value: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    if type(value) is int or isinstance(value, torch.SymInt):
+def integer(name: str, value: Any, too_large: type[Exception] = ValueError) -> int:
+    """An int of 64 bits."""
+    value = _index(name, value)
+    if not _INT64_MIN <= value <= _INT64_MAX:
+        raise too_large(f"{name}={value} does not fit into 64 bits")
+    return value
+
+
+def _integers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence[int]:
+    if not isinstance(value, (tuple, list)):
         return (integer(name, value),)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return (integer(name, value),)
-    values = tuple(integer(name, element) for element in value)
+    values = [integer(name, element, TypeError) for element in value]  # as stock
     if len(values) not in lengths:
         raise RuntimeError(
             f"expected {name} to be a single integer or a list of "
-            f"{' or '.join(map(str, lengths[1:]))} values, but got {name}={list(values)}"
+            f"{' or '.join(map(str, lengths[1:]))} values, but got {name}={values}"
         )
     return values
 
@@ -71,21 +78,39 @@ def four_sides(padding: Any) -> tuple[int, int, int, int]:
 
 
 def sizes(name: str, value: Any) -> tuple[int, int, int, int]:
-    """The four sizes of a tensor."""
-    values = _integers(name, value, (1, 4))
+    """The four sizes of a tensor. They may be symbolic, so nothing bounds them from above."""
+    elements = value if isinstance(value, (tuple, list)) else (value,)
+    values = [_index(name, element) for element in elements]
     if len(values) != 4:
-        raise RuntimeError(f"expected {name} to be the sizes of 4 axes, but got {list(values)}")
+        raise RuntimeError(f"expected {name} to be the sizes of 4 axes, but got {values}")
     if min(values) < 0:
-        raise RuntimeError(f"{name} must not be negative, but got {list(values)}")
+        raise RuntimeError(f"{name} must not be negative, but got {values}")
     n, c, h, w = values
     return n, c, h, w
 
 
-def check_tensors(function: str, **tensors: Any) -> None:
+def check_tensors(function: str, *, autocast: bool = False, **tensors: Any) -> None:
     """All are dense tensors of one supported dtype and device; a bias may be None.
 
-    Under autocast the dtypes may differ, as far as autocast makes them one.
+    Where `autocast` is to make the dtypes one, they may differ as far as it will.
     """
+    dtype: torch.dtype | None = None
+    for name, tensor in tensors.items():
+        if tensor is None and name == "bias":
+            continue
+        if not (
+            isinstance(tensor, Tensor)
+            and tensor.is_cpu
+            and tensor.dtype in DTYPES
+            and (dtype is None or tensor.dtype == dtype)
+            and tensor.layout == torch.strided
+            and not tensor.is_nested
+        ):
+            return _check_each_tensor(function, autocast, tensors)
+        dtype = tensor.dtype
+
+
+def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]) -> None:
     first: Tensor | None = None
     for name, tensor in tensors.items():
         if tensor is None and name == "bias":
@@ -94,14 +119,13 @@ def check_tensors(function: str, **tensors: Any) -> None:
             raise TypeError(
                 f"{function}(): argument {name!r} must be a Tensor, but got {type(tensor).__name__}"
             )
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise NotImplementedError(
+                f"{function}(): {name} is {_kind(tensor)}; only dense tensors are supported "
+                "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
+            )
         if first is None:
             first = tensor
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
-            raise NotImplementedError(
-                f"{function}(): {name} is {kind}; only dense tensors are supported "
-                "(use .to_dense() or .dequantize())"
-            )
         if tensor.device != first.device:
             raise RuntimeError(
                 f"{function}(): expected all tensors to be on the same device, but {name} is on "
@@ -112,25 +136,37 @@ def check_tensors(function: str, **tensors: Any) -> None:
                 f"{function}(): torch_fullconv has no kernels for {tensor.device.type} tensors in "
                 "this build; move the layer and its input to the CPU"
             )
-        if tensor.dtype != first.dtype and not (is_autocast(tensor) and is_autocast(first)):
-            raise RuntimeError(
+        if autocast and is_autocast(first) and is_autocast(tensor):
+            continue
+        if tensor.dtype != first.dtype:
+            supported = first.dtype in DTYPES and tensor.dtype in DTYPES
+            raise (RuntimeError if supported else NotImplementedError)(
                 f"{function}(): input type ({first.dtype}) and {name} type ({tensor.dtype}) should "
                 "be the same; convert one with .to()"
             )
-    if first is not None and first.dtype not in DTYPES:
+    if first is None or (autocast and is_autocast(first)):
+        return
+    if first.dtype not in DTYPES:
         raise NotImplementedError(
             f"{function}(): {first.dtype} is not supported; convert the tensors to float32, "
             "float64, bfloat16, float16, complex64 or complex128"
         )
 
 
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "nested"
+    return "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+
+
 def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on and casts this tensor: a real one, but float64."""
+    device = tensor.device.type
     return (
-        tensor.is_floating_point()
+        device != "meta"
+        and torch.is_autocast_enabled(device)
+        and tensor.is_floating_point()
         and tensor.dtype != torch.float64
-        and tensor.device.type != "meta"
-        and torch.is_autocast_enabled(tensor.device.type)
     )
 
 
@@ -147,13 +183,16 @@ def check_geometry(geometry: Geometry) -> None:
         )
     if geometry.groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: {geometry.groups}")
-    if (
-        geometry.pad_top < 0
-        or geometry.pad_bottom < 0
-        or geometry.pad_left < 0
-        or geometry.pad_right < 0
+    if not (
+        0 <= geometry.pad_top < _PADDING_MAX
+        and 0 <= geometry.pad_bottom < _PADDING_MAX
+        and 0 <= geometry.pad_left < _PADDING_MAX
+        and 0 <= geometry.pad_right < _PADDING_MAX
     ):
-        raise RuntimeError("negative padding is not supported; crop the input instead")
+        pads = geometry.pad_top, geometry.pad_bottom, geometry.pad_left, geometry.pad_right
+        if min(pads) < 0:
+            raise RuntimeError("negative padding is not supported; crop the input instead")
+        raise RuntimeError(f"padding must be less than {_PADDING_MAX}, but got {max(pads)}")
 
 
 def _check_kernel(weight: Sequence[int], groups: int) -> None:
@@ -207,11 +246,11 @@ def _wrong_channels(kind: str, input: Tensor, weight: Tensor, channels: int) -> 
     )
 
 
-def _check_image(input: Tensor) -> None:
-    if input.shape[-2] == 0 or input.shape[-1] == 0:
+def _check_image(input: Sequence[int]) -> None:
+    if input[-2] == 0 or input[-1] == 0:
         raise RuntimeError(
             "Only zero batch or zero channel inputs are supported, but got input shape: "
-            f"{list(input.shape)}"
+            f"{list(input)}"
         )
 
 
@@ -235,33 +274,31 @@ def _check_padding(geometry: Geometry, height: int, width: int) -> None:
 
 def _check_extent(geometry: Geometry, height: int, width: int, r: int, s: int) -> None:
     """The kernel fits into the padded input."""
-    padded = (
-        height + geometry.pad_top + geometry.pad_bottom,
-        width + geometry.pad_left + geometry.pad_right,
-    )
-    kernel = geometry.dilation_h * (r - 1) + 1, geometry.dilation_w * (s - 1) + 1
-    if kernel[0] > padded[0] or kernel[1] > padded[1]:
+    rows = height + geometry.pad_top + geometry.pad_bottom
+    columns = width + geometry.pad_left + geometry.pad_right
+    kernel_rows = geometry.dilation_h * (r - 1) + 1
+    kernel_columns = geometry.dilation_w * (s - 1) + 1
+    if kernel_rows > rows or kernel_columns > columns:
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: "
-            f"({kernel[0]} x {kernel[1]}). Kernel size can't be greater than actual input size"
+            f"Calculated padded input size per channel: ({rows} x {columns}). Kernel size: "
+            f"({kernel_rows} x {kernel_columns}). Kernel size can't be greater than actual input "
+            "size"
         )
-    if padded[0] > _INT64_MAX or padded[1] > _INT64_MAX:
-        raise RuntimeError(f"the padded input ({padded[0]} x {padded[1]}) is too large")
 
 
 def check_correlation(
     input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
 ) -> None:
     """Shapes of a convolution layer's forward pass."""
-    _check_kernel(weight.shape, geometry.groups)
-    channels = weight.shape[1] * geometry.groups
-    if input.shape[-3] != channels:
+    image, kernel = input.shape, weight.shape
+    _check_kernel(kernel, geometry.groups)
+    channels = kernel[1] * geometry.groups
+    if image[-3] != channels:
         _wrong_channels(f"groups={geometry.groups}", input, weight, channels)
-    _check_bias(weight.shape, bias, weight.shape[0])
-    height, width = input.shape[-2:]
-    _check_extent(geometry, height, width, weight.shape[2], weight.shape[3])
-    _check_image(input)
-    _check_padding(geometry, height, width)
+    _check_bias(kernel, bias, kernel[0])
+    _check_extent(geometry, image[-2], image[-1], kernel[2], kernel[3])
+    _check_image(image)
+    _check_padding(geometry, image[-2], image[-1])
 
 
 def check_batches(function: str, **tensors: Tensor) -> None:
@@ -308,7 +345,7 @@ def check_transposed(
             f"expected weight to be at least 1 at dimension 1, but got {list(weight.shape)}"
         )
     _check_bias(weight.shape, bias, channels)
-    _check_image(input)
+    _check_image(input.shape)
     (height, width), (r, s) = input.shape[-2:], weight.shape[2:]
     rows = (height - 1) * geometry.stride_h + geometry.dilation_h * (r - 1) + 1 + extra[0]
     columns = (width - 1) * geometry.stride_w + geometry.dilation_w * (s - 1) + 1 + extra[1]
@@ -319,8 +356,6 @@ def check_transposed(
             f"Given input size per channel: ({height} x {width}). Calculated output size per "
             f"channel: ({rows} x {columns}). Output size is too small"
         )
-    if rows > _INT64_MAX or columns > _INT64_MAX:
-        raise RuntimeError(f"Calculated output size per channel: ({rows} x {columns}) is too large")
     geometry = geometry._replace(
         pad_bottom=geometry.pad_bottom - extra[0] // geometry.stride_h * geometry.stride_h,
         pad_right=geometry.pad_right - extra[1] // geometry.stride_w * geometry.stride_w,

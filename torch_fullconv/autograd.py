@@ -13,6 +13,9 @@ for X and O, or the channels for a single mapped factor; where both factors are 
 falls into segments, each with a filter of its own (the 5-D filters of `ops`).
 
 Gradients of complex tensors are PyTorch's: conjugates of the plain contraction.
+
+torch.compile takes each Function as one node (`allow_in_graph`). Left to trace into it, Dynamo
+refuses a jvp, and under torch.func it loses the backward without a word.
 """
 
 from __future__ import annotations
@@ -93,6 +96,7 @@ def _vmap_by_filter(
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
+@torch.compiler.allow_in_graph
 class Correlate(Function):
     """O = correlation of X and F, plus bias."""
 
@@ -144,6 +148,7 @@ class Correlate(Function):
         return _vmap_by_filter(Correlate, 0, info, in_dims, *inputs)
 
 
+@torch.compiler.allow_in_graph
 class FullConvolve(Function):
     """∂E/∂X = full convolution of the output gradient with F rotated by 180°, plus bias."""
 
@@ -197,6 +202,7 @@ class FullConvolve(Function):
         return _vmap_by_filter(FullConvolve, 1, info, in_dims, *inputs)
 
 
+@torch.compiler.allow_in_graph
 class CorrelateWeight(Function):
     """∂E/∂F = correlation of X and the output gradient."""
 
@@ -268,6 +274,7 @@ class CorrelateWeight(Function):
         return (output if segments is None else output.unflatten(0, (batch, segments))), 0
 
 
+@torch.compiler.allow_in_graph
 class Gradients(Function):
     """(∂E/∂X, ∂E/∂F) of one output gradient: FullConvolve and CorrelateWeight in one call."""
 
@@ -338,6 +345,7 @@ class Gradients(Function):
         return (to_input, to_filter), (i_dim, o_dim)
 
 
+@torch.compiler.allow_in_graph
 class ChannelSum(Function):
     """∂E/∂bias: the output gradient summed over all but its channels."""
 

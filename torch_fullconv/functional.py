@@ -137,11 +137,11 @@ def conv2d(
             groups=groups,
             padding_mode=padding_mode,
         )
-    _checks.check_tensors("conv2d", input=input, weight=weight, bias=bias)
+    _checks.check_tensors("conv2d", autocast=True, input=input, weight=weight, bias=bias)
     _checks.check_dims("conv2d", input, weight)
     geometry = _geometry(stride, padding, dilation, groups, weight.shape[2:], padding_mode)
-    input, weight, bias = _autocast(input, weight, bias)
     _checks.check_correlation(input, weight, bias, geometry)
+    input, weight, bias = _autocast(input, weight, bias)
     if input.dim() == 4:
         return Correlate.apply(input, weight, bias, geometry)
     return Correlate.apply(input[None], weight, bias, geometry)[0]
@@ -195,14 +195,14 @@ def conv_transpose2d(
             groups=groups,
             dilation=dilation,
         )
-    _checks.check_tensors("conv_transpose2d", input=input, weight=weight, bias=bias)
+    _checks.check_tensors("conv_transpose2d", autocast=True, input=input, weight=weight, bias=bias)
     _checks.check_dims("conv_transpose2d", input, weight)
     padding = _checks.pair("padding", padding)
     geometry = _geometry(stride, padding, dilation, groups, weight.shape[2:])
     extra = _checks.pair("output_padding", output_padding)
     _checks.check_output_padding(extra, geometry)
-    input, weight, bias = _autocast(input, weight, bias)
     geometry, size = _checks.check_transposed(input, weight, bias, geometry, extra)
+    input, weight, bias = _autocast(input, weight, bias)
     if input.dim() == 4:
         return FullConvolve.apply(input, weight, bias, geometry, size)
     return FullConvolve.apply(input[None], weight, bias, geometry, size)[0]
@@ -320,7 +320,8 @@ def correlate2d(input: Tensor, filter: Tensor, mode: Mode = "valid") -> Tensor:
 
     Raises:
         TypeError, RuntimeError, NotImplementedError: as `conv2d`.
-        ValueError: another mode, or a filter larger than the input in mode 'valid'.
+        ValueError: another mode, or a filter larger than the input in mode 'valid' (SciPy swaps
+            the two where the filter is the larger in both axes).
 
     >>> x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
     >>> correlate2d(x, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))

@@ -136,6 +136,7 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
 bool scatter_is_cheaper(const Geometry& geometry, int64_t filters, int64_t channels,
                         bool channels_last) {
   if (geometry.h.padding != Padding::zeros) return true;
+  if (filters == 1 && channels == 1) return false;  // depthwise has ways of its own
   double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
   double inputs =
       1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);

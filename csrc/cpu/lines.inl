@@ -52,106 +52,132 @@ inline int64_t shown_source(const AxisMap& axis, int64_t index) {
   return index >= 0 && index < axis.limit ? index : shown_index(index, axis.limit, axis.padding);
 }
 
+// Line i of one channel: what its virtual row shows, phase by phase.
 template <class S, class T>
-void fill_lines(const LineLayout& layout, const S* channel, const View& strides, const AxisMap& h,
-                const AxisMap& w, T* to) {
-  for (int64_t i = 0; i < layout.height; ++i, to += layout.line()) {
-    int64_t y = shown_source(h, layout.first_v + i);
-    if (y < 0) {
-      clear(to, 1, layout.line());
-      continue;
-    }
-    const S* row = channel + y * strides.h;
-    for (int64_t phase = 0; phase < layout.phases; ++phase) {
-      T* line = to + phase * layout.phase_length;
-      int64_t u = layout.first_u + phase, step = layout.phases;  // line[a] shows u + a·step
-      int64_t length = layout.phase_length;
-      int64_t low = u >= 0 ? 0 : least(length, quotient_up(-u, step));
-      int64_t high = u >= w.limit ? 0 : least(length, quotient_up(w.limit - u, step));
-      if (high < low) high = low;
-      auto edge = [&](int64_t from, int64_t end) {
-        if (w.padding == Padding::zeros) return clear(line + from, 1, end - from);
-        for (int64_t a = from; a < end; ++a) {
-          int64_t x = shown_source(w, u + a * step);
-          line[a] = x < 0 || x >= w.limit ? T(0) : widen(row[x * strides.w]);
-        }
-      };
-      edge(0, low);
-      copy(line + low, 1, row + (u + low * step) * strides.w, step * strides.w, high - low);
-      edge(high, length);
-    }
+void fill_line(const LineLayout& layout, int64_t i, const S* channel, const View& strides,
+               const AxisMap& h, const AxisMap& w, T* to) {
+  int64_t y = shown_source(h, layout.first_v + i);
+  if (y < 0) return clear(to, 1, layout.line());
+  const S* row = channel + y * strides.h;
+  for (int64_t phase = 0; phase < layout.phases; ++phase, to += layout.phase_length) {
+    int64_t u = layout.first_u + phase, step = layout.phases;  // to[a] shows u + a·step
+    int64_t length = layout.phase_length;
+    int64_t low = u >= 0 ? 0 : least(length, quotient_up(-u, step));
+    int64_t high = u >= w.limit ? 0 : least(length, quotient_up(w.limit - u, step));
+    if (high < low) high = low;
+    auto edge = [&](int64_t from, int64_t end) {
+      if (w.padding == Padding::zeros) return clear(to + from, 1, end - from);
+      for (int64_t a = from; a < end; ++a) {
+        int64_t x = shown_source(w, u + a * step);
+        to[a] = x < 0 || x >= w.limit ? T(0) : widen(row[x * strides.w]);
+      }
+    };
+    edge(0, low);
+    copy(to + low, 1, row + (u + low * step) * strides.w, step * strides.w, high - low);
+    edge(high, length);
   }
 }
 
 template <class S>
-struct Lines : Correlate<S> {  // whose filter panels it shares
+struct Lines {
   using T = typename Compute<S>::type;
   static constexpr int64_t kUnit =
       4 * Vector<T>::lanes;  // columns are computed in fours of vectors
 
   static bool fits(const CorrelateJob& job) {
-    if (job.rows_along_vectors || job.components * job.rows > 2 * kRows) return false;
+    // Rows along vectors waste little where they fill half of one.
+    int64_t rows = job.components * job.rows;
+    if (rows > (job.rows_along_vectors ? Vector<T>::lanes / 2 : 2 * kRows)) return false;
     if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return false;
     return sources(job) * LineLayout(job.h, job.w, 0, 1, kUnit).plane() <= 4 * kLines;
   }
 
+  static int64_t packed_filter_size(const CorrelateJob& job) {
+    return Correlate<S>::packed_filter_size(along_positions(job));
+  }
+  static int64_t pack_filter_tasks(const CorrelateJob& job) {
+    return Correlate<S>::pack_filter_tasks(along_positions(job));
+  }
+  static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
+                          int64_t task) {
+    Correlate<S>::pack_filter(along_positions(job), filter, packed, task);
+  }
+
   static int64_t tasks(const CorrelateJob& job) {
-    return job.segments * job.batch * job.groups * quotient_up(job.h.positions, row_block(job));
+    return job.segments * job.batch * quotient_up(job.groups, bundle(job)) *
+           quotient_up(job.h.positions, row_block(job));
   }
 
   static int64_t scratch(const CorrelateJob& job) {
-    int64_t lines = sources(job) * LineLayout(job.h, job.w, 0, row_block(job), kUnit).plane();
-    int64_t offsets = sources(job) * job.h.taps * job.w.taps;
-    return (lines + job.components * job.rows * width(job)) * sizeof(T) +
-           offsets * sizeof(int64_t) + 64;
+    int64_t plane = LineLayout(job.h, job.w, 0, row_block(job), kUnit).plane();
+    int64_t elements = bundle(job) * sources(job) * plane + job.components * job.rows * width(job);
+    return elements * sizeof(T) +
+           round_up(sources(job) * job.h.taps * job.w.taps, 8) * sizeof(int64_t);
   }
 
-  static void run(const CorrelateJob& job, int64_t task, void* scratch) {
+  static void run(const CorrelateJob& given, int64_t task, void* scratch) {
+    CorrelateJob job = along_positions(given);
     CorrelateBlocks<S> blocks(job);
     int64_t block = row_block(job), parts = quotient_up(job.h.positions, block);
     int64_t row = task % parts * block, rows = least(block, job.h.positions - row);
     task /= parts;
-    int64_t group = task % job.groups, sample = task / job.groups, segment = sample / job.batch;
+    int64_t bundles = quotient_up(job.groups, bundle(job));
+    int64_t first = task % bundles * bundle(job), groups = least(bundle(job), job.groups - first);
+    int64_t sample = task / bundles, segment = sample / job.batch;
     LineLayout layout(job.h, job.w, row, rows, kUnit);
 
-    int64_t depth = blocks.chunks.depth();
+    int64_t depth = blocks.chunks.depth(), plane = layout.plane();
     int64_t* offsets = static_cast<int64_t*>(scratch);
     T* result = reinterpret_cast<T*>(offsets + round_up(depth, 8));
     T* lines = result + blocks.rows * width(job);
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n +
-                      group * job.depth * job.source.c;
-    for (int64_t d = 0; d < sources(job); ++d)
-      fill_lines(layout, source + d % job.depth * job.source.c + d / job.depth, job.source, job.h,
-                 job.w, lines + d * layout.plane());
+                      first * job.depth * job.source.c;
+    for (int64_t i = 0; i < layout.height; ++i)
+      for (int64_t g = 0; g < groups; ++g)
+        for (int64_t d = 0; d < sources(job); ++d) {
+          const S* channel = source + (g * job.depth + d % job.depth) * job.source.c;
+          T* to = lines + (g * sources(job) + d) * plane + i * layout.line();
+          fill_line(layout, i, channel + d / job.depth, job.source, job.h, job.w, to);
+        }
     for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
       Chunk chunk = blocks.chunks.at(index);
       for (int64_t k = 0; k < chunk.depth(); ++k)
         offsets[chunk.first + k] =
-            (chunk.component * job.depth + chunk.channel + k % chunk.channels) * layout.plane() +
+            (chunk.component * job.depth + chunk.channel + k % chunk.channels) * plane +
             layout.offset(job.h, job.w, row, chunk.tap + k / chunk.channels);
     }
     int64_t panels = quotient_up(blocks.rows, kRows), panel = depth * kRows;
     const T* filter =
-        static_cast<const T*>(job.filter) + (segment * job.groups + group) * panels * panel;
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* line = lines + i * job.h.step * layout.line();
-      for (int64_t m = 0; m < blocks.rows; m += kRows)
-        multiply_line(blocks.rows - m, depth, filter + m / kRows * panel, line, offsets,
-                      result + m * width(job), width(job), job.w.positions);
-      int64_t position = ((sample % job.batch) * job.h.positions + row + i) * job.w.positions;
-      Correlate<S>::template store<false>(job, segment, group, 0, blocks.rows, position,
-                                          job.w.positions, result, width(job));
-    }
+        static_cast<const T*>(job.filter) + (segment * job.groups + first) * panels * panel;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t g = 0; g < groups; ++g) {
+        const T* line = lines + g * sources(job) * plane + i * job.h.step * layout.line();
+        for (int64_t m = 0; m < blocks.rows; m += kRows)
+          multiply_line(blocks.rows - m, depth, filter + (g * panels + m / kRows) * panel, line,
+                        offsets, result + m * width(job), width(job), job.w.positions);
+        int64_t position = (sample % job.batch * job.h.positions + row + i) * job.w.positions;
+        Correlate<S>::template store<false>(job, segment, first + g, 0, blocks.rows, position,
+                                            job.w.positions, result, width(job));
+      }
   }
 
  private:
+  static CorrelateJob along_positions(CorrelateJob job) {
+    job.rows_along_vectors = false;
+    return job;
+  }
   static int64_t sources(const CorrelateJob& job) { return job.components * job.depth; }
   static int64_t width(const CorrelateJob& job) { return round_up(job.w.positions, kUnit); }
+
+  // Groups of a task: a cache line of channels that lie beside each other.
+  static int64_t bundle(const CorrelateJob& job) {
+    return job.source.c == 1 ? least(job.groups, quotient_up(64 / sizeof(S), job.depth + 1)) : 1;
+  }
 
   // As many rows as the lines hold.
   static int64_t row_block(const CorrelateJob& job) {
     LineLayout one(job.h, job.w, 0, 1, kUnit);
-    int64_t spare = kLines / (sources(job) * one.line() + 1) - one.height;
+    int64_t spare = kLines / (bundle(job) * sources(job) * one.line() + 1) - one.height;
     int64_t rows = spare > 0 ? 1 + spare / job.h.step : 1;
     return least(rows, job.h.positions);
   }

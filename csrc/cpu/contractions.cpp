@@ -38,12 +38,14 @@ char* scratch_of(int64_t bytes) {
   return static_cast<char*>(memory.get());
 }
 
+constexpr int64_t kCopying = 16;  // multiply-adds in the time that it takes to copy a byte
+
 // Calls task(index, scratch) for each index below `tasks`. Workers take the next task when they are
-// free: who does which changes nothing in the result. `work` counts the multiply-adds or copies of
-// all tasks: to wake a thread is worth it from some ten microseconds of them.
+// free: who does which changes nothing in the result. `work` counts the multiply-adds of all
+// tasks: waking a thread is worth it from some ten microseconds of them.
 template <class F>
 void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
-  constexpr int64_t work_of_a_thread = 1 << 17;
+  constexpr int64_t work_of_a_thread = 1 << 19;
   int64_t workers = std::min(
       {tasks, 1 + work / work_of_a_thread, static_cast<int64_t>(torch::stable::get_num_threads())});
   scratch = (scratch + 63) / 64 * 64;
@@ -102,7 +104,7 @@ void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
       int64_t packed_size = way.packed_filter_size(job);
       Memory packed = allocate(packed_size);
       job.filter = packed.get();
-      for_tasks(way.pack_filter_tasks(job), packed_size, 0,
+      for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
                 [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
       int64_t positions = job.batch * job.h.positions * job.w.positions;
       int64_t taps = job.h.taps * job.w.taps;
@@ -156,7 +158,7 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
   int64_t packed_size = way.packed_filter_size(job);
   Memory packed = allocate(packed_size);
   job.filter = packed.get();
-  for_tasks(way.pack_filter_tasks(job), packed_size, 0,
+  for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
             [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
   int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
   int64_t work =
@@ -222,7 +224,7 @@ void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, c
   int64_t work = positions * grad.size[1] * job.channels * job.h.taps * job.w.taps;
   for_tasks(way.tasks(job), work, way.scratch(job),
             [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
-  for_tasks(way.reduce_tasks(job), partial_size, 0,
+  for_tasks(way.reduce_tasks(job), partial_size * kCopying, 0,
             [&](int64_t task, void*) { way.reduce(job, task); });
 }
 
@@ -231,7 +233,7 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
   int64_t components = components_of(dtype);
   ChannelSumJob job{view(grad, components), result,       grad.size[0], grad.size[1],
                     grad.size[2],           grad.size[3], components};
-  int64_t work = grad.size[0] * grad.size[1] * grad.size[2] * grad.size[3];
+  int64_t work = grad.size[0] * grad.size[1] * grad.size[2] * grad.size[3] * kCopying;
   for_tasks(engine.channel_sum_tasks(job), work, 0,
             [&](int64_t task, void*) { engine.channel_sum(job, task); });
 }

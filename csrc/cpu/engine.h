@@ -118,7 +118,7 @@ struct WeightWay {
 struct Engine {
   CorrelateWay correlate[3];
   ScatterWay scatter;
-  WeightWay weight[2];
+  WeightWay weight[3];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

@@ -24,6 +24,7 @@ namespace {
 #include "scatter.inl"
 #include "weight.inl"
 #include "channels.inl"
+#include "lines_weight.inl"
 #include "channel_sum.inl"
 
 template <class Way>
@@ -59,7 +60,8 @@ constexpr Engine make_engine() {
   return {{correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
-          {weight_way<ChannelsWeight<S>>("channels"), weight_way<Weight<S>>("gemm")},
+          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),
+           weight_way<Weight<S>>("gemm")},
           ChannelSum<S>::tasks,
           ChannelSum<S>::run};
 }

@@ -23,6 +23,15 @@ struct Compute<Half> {
   using type = float;
 };
 
+template <class T>
+struct Bits {  // an integer as wide
+  using type = uint32_t;
+};
+template <>
+struct Bits<double> {
+  using type = uint64_t;
+};
+
 template <class To, class From>
 inline To bits_as(From value) {
   static_assert(sizeof(To) == sizeof(From));

@@ -331,7 +331,7 @@ class Gradients(Function):
     @staticmethod
     def vmap(
         info: Any, in_dims: InDims, input: Tensor, filter: Tensor, grad: Tensor, geometry: Geometry
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
         x_dim, f_dim, g_dim, _ = in_dims
         sizes = [_unmapped(*pair) for pair in ((input, x_dim), (filter, f_dim))]
         size, kernel = sizes[0][2:], sizes[1][-2:]
@@ -339,6 +339,9 @@ class Gradients(Function):
         to_input, i_dim = FullConvolve.vmap(
             info, (g_dim, f_dim, None), grad, filter, None, geometry, size
         )
+        if x_dim is None and g_dim is None:  # the filter alone is mapped, and not needed here
+            to_filter = CorrelateWeight.apply(input, grad, geometry, kernel, segments)
+            return (to_input, to_filter), (i_dim, None)
         to_filter, o_dim = CorrelateWeight.vmap(
             info, (x_dim, g_dim), input, grad, geometry, kernel, segments
         )

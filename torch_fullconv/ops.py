@@ -8,6 +8,7 @@ fake kernel, the rule for the shape, dtype and memory format of its result, whic
 from __future__ import annotations
 
 import importlib.machinery
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ def _load_library() -> None:
             "with 'pip install --no-build-isolation .' in a checkout, or reinstall the wheel."
         )
     try:
+        _check_whole(found[0])
         torch.ops.load_library(str(found[0]))
     except (OSError, RuntimeError) as error:
         raise ImportError(
@@ -56,6 +58,16 @@ def _load_library() -> None:
             f"{torch.__version__}: {error}. It needs torch >= 2.10 and the processor it was built "
             "for; reinstall with 'pip install --force-reinstall --no-build-isolation .'."
         ) from error
+
+
+def _check_whole(library: Path) -> None:
+    """An OSError for an ELF file that was cut short, of which the loader would die."""
+    content = library.read_bytes()
+    if content[:5] == b"\x7fELF\x02" and len(content) >= 64:
+        (table,) = struct.unpack_from("<Q", content, 40)  # e_shoff, where the last part starts
+        entry_size, entries = struct.unpack_from("<HH", content, 58)  # e_shentsize, e_shnum
+        if len(content) < table + entry_size * entries:
+            raise OSError("the file is cut short")
 
 
 _load_library()

@@ -10,6 +10,7 @@
 constexpr int64_t kRowBlock = 192;       // (c, tap) of a task
 constexpr int64_t kColumnBlock = 128;    // k of a task
 constexpr int64_t kPositionBlock = 256;  // positions of a chunk
+constexpr int64_t kChain = 64;           // positions added one after the other, for the rounding
 
 template <class S>
 struct WeightBlocks {
@@ -86,17 +87,21 @@ struct Weight {
     for (bool add = false; position < end; position += kPositionBlock, add = true) {
       int64_t count = least(kPositionBlock, end - position);
       pack_grads(job, segment, group, column, columns, position, count, grads, runs);
-      Block<T> with{grads, count * kColumns<T>};
+      int64_t panel = count * kColumns<T>;
       if (strided) {
         int64_t line = count + Vector<T>::lanes;
         pack<Panels::positions>(from, chunk, position, count, Packed<T>{patches, line, 0}, runs);
-        multiply<T, Rows::strided>(rows, columns, count, {patches, line}, with, block, kColumnBlock,
-                                   add);
+        for (int64_t i = 0; i < count; i += kChain)
+          multiply<T, Rows::strided>(rows, columns, least(kChain, count - i), {patches + i, line},
+                                     {grads + i * kColumns<T>, panel}, block, kColumnBlock,
+                                     add || i > 0);
       } else {
         pack<Panels::depth>(from, chunk, position, count, Packed<T>{patches, kRows, count * kRows},
                             runs);
-        multiply<T, Rows::panels>(rows, columns, count, {patches, count * kRows}, with, block,
-                                  kColumnBlock, add);
+        for (int64_t i = 0; i < count; i += kChain)
+          multiply<T, Rows::panels>(
+              rows, columns, least(kChain, count - i), {patches + i * kRows, count * kRows},
+              {grads + i * kColumns<T>, panel}, block, kColumnBlock, add || i > 0);
       }
     }
     if (direct(job)) return store(job, segment, group, chunk, column, columns, block, kColumnBlock);

@@ -83,6 +83,18 @@ View view(const Array& array, int64_t components) {
           stride[3] * components};
 }
 
+// The filter with its own K as rows, C as depth.
+FilterView view_filter(const Array& filter, int64_t components, int64_t groups) {
+  int64_t k = filter.stride[0] * components;
+  return {filter.data,
+          filter.segment_stride * components,
+          filter.size[0] / groups * k,
+          k,
+          filter.stride[1] * components,
+          filter.stride[2] * components,
+          filter.stride[3] * components};
+}
+
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
 bool channels_last(const Array& array) { return array.stride[1] == 1 && array.size[1] > 1; }
 
@@ -171,22 +183,15 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
 
 void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                const Array& filter, const Array* bias, const Array& result) {
-  int64_t components = components_of(dtype);
-  int64_t k = filter.stride[0] * components, c = filter.stride[1] * components;
-  FilterView rows{
-      filter.data, filter.segment_stride * components, result.size[1] / geometry.groups * k, k,
-      c,           filter.stride[2] * components,      filter.stride[3] * components};
+  FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   run(dtype, make_job(dtype, geometry, segments, input, bias, result), rows,
       {AxisTable::forward(geometry.h)}, {AxisTable::forward(geometry.w)});
 }
 
 void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
                    const Array& filter, const Array* bias, const Array& result) {
-  int64_t components = components_of(dtype);
-  int64_t k = filter.stride[0] * components, c = filter.stride[1] * components;
-  FilterView rows{
-      filter.data, filter.segment_stride * components, grad.size[1] / geometry.groups * k, c,
-      k,           filter.stride[2] * components,      filter.stride[3] * components};
+  FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
+  std::swap(rows.row, rows.depth);
   if (scatter_is_cheaper(geometry, grad.size[1] / geometry.groups, result.size[1] / geometry.groups,
                          channels_last(result)))
     return scatter(dtype, geometry, segments, grad, rows, bias, result);

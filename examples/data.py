@@ -49,9 +49,10 @@ def _torchvision(name: str) -> tuple[Pictures, Pictures]:
     """A data set with its own split, kept in ./data and downloaded there once."""
     try:
         from torchvision import datasets
-    except ImportError:
+    except (ImportError, RuntimeError) as error:  # the latter where it was built for another torch
         raise SystemExit(
-            f"--data {name} needs torchvision: install it, or use --data mnist5k, which does not."
+            f"--data {name} needs a torchvision that fits this torch ({error}); "
+            "--data mnist5k needs none."
         ) from None
     source = {
         "mnist": datasets.MNIST,

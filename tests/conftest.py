@@ -1,0 +1,30 @@
+"""What all tests share: fixed Hypothesis examples, and fixtures that restore what they change."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# `pytest --hypothesis-profile=explore` looks further, and elsewhere at every run.
+_COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("fixed", derandomize=True, **_COMMON)
+settings.register_profile("explore", max_examples=2000, **_COMMON)
+settings.load_profile("fixed")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """For a test that sets the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def poisoned_results() -> Iterator[None]:
+    """New tensors are full of NaN: an element that a kernel leaves out cannot pass for right."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,117 @@
+"""Where a tensor's values can lie in memory, and Hypothesis strategies for layers and layouts.
+
+A layout keeps the values (`repeated` and `one_element` their first ones) and puts NaN between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from cases import DTYPES, Case
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torch_fullconv.ops import PADDING_MODES, Geometry
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def permuted(t: Tensor) -> Tensor:
+    order = tuple(reversed(range(t.dim())))
+    return t.permute(order).contiguous().permute(order)
+
+
+def rows_inside(t: Tensor) -> Tensor:
+    return t.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def sliced(t: Tensor) -> Tensor:
+    """Every second or third element of a larger tensor, from the second one on."""
+    steps = (2, 1, 2, 3, 2)[-t.dim() :]
+    larger = t.new_full([n * s + 1 for n, s in zip(t.shape, steps, strict=True)], torch.nan)
+    view = larger[tuple(slice(1, 1 + n * s, s) for n, s in zip(t.shape, steps, strict=True))]
+    return view.copy_(t)
+
+
+def channels_sliced(t: Tensor) -> Tensor:
+    """A part of the channels of a larger channels_last tensor."""
+    shape = list(t.shape)
+    shape[-3] += 3
+    larger = channels_last(t.new_full(shape, torch.nan))
+    return larger.narrow(-3, 2, t.shape[-3]).copy_(t)
+
+
+def offset(t: Tensor) -> Tensor:
+    """Behind three elements, so aligned to nothing."""
+    larger = t.new_full((t.numel() + 7,), torch.nan)
+    return larger[3 : 3 + t.numel()].view(t.shape).copy_(t)
+
+
+def odd_strides(t: Tensor) -> Tensor:
+    """Axes of one element, which no one steps along, have strides out of order."""
+    odd = (0, 1, 7919, 3, 10**15)
+    strides = [
+        odd[i] if n == 1 else s for i, (n, s) in enumerate(zip(t.shape, t.stride(), strict=True))
+    ]
+    return t.as_strided(t.shape, strides)
+
+
+def repeated(t: Tensor) -> Tensor:
+    """Stride 0 along the batch or filters and along the columns."""
+    return t[:1, ..., :1].expand(t.shape) if t.numel() else t
+
+
+def one_element(t: Tensor) -> Tensor:
+    return t.flatten()[:1].view([1] * t.dim()).expand(t.shape) if t.numel() else t
+
+
+LAYOUTS: tuple[Callable[[Tensor], Tensor], ...] = (
+    torch.Tensor.contiguous,
+    channels_last,
+    permuted,
+    rows_inside,
+    sliced,
+    channels_sliced,
+    offset,
+    odd_strides,
+    repeated,
+    one_element,
+)
+
+
+SHORT, LONG = st.integers(1, 14), st.sampled_from([17, 31, 33, 50, 66])
+
+
+@st.composite
+def axes(draw: Any, mode: str, sizes: st.SearchStrategy[int]) -> tuple[int, ...]:
+    """size, kernel, stride, pad before, pad after, dilation of an axis with some output."""
+    size = draw(sizes)
+    most = {"reflect": size - 1, "circular": size}.get(mode, 4)
+    before, after = draw(st.integers(0, min(4, most))), draw(st.integers(0, min(4, most)))
+    dilation = draw(st.integers(1, 4))
+    kernel = draw(st.integers(1, min(5, (size + before + after - 1) // dilation + 1)))
+    return size, kernel, draw(st.integers(1, 5)), before, after, dilation
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Any layer of up to 14x66 pixels, with one filter or one for each part of the batch."""
+    mode = draw(st.sampled_from(PADDING_MODES))
+    h, w = draw(axes(mode, SHORT)), draw(axes(mode, SHORT | LONG))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 5]))
+    channels = draw(st.sampled_from([1, 2, 3, 5, 8, 17]))
+    filters = draw(st.sampled_from([1, 2, 3, 7, 16, 33])) * groups
+    parts = draw(st.sampled_from([None, None, 1, 2, 3]))
+    n = draw(st.integers(1, 3)) * (parts or 1)
+    filter = (() if parts is None else (parts,)) + (filters, channels, h[1], w[1])
+    pads = (*h[3:5], *w[3:5])
+    geometry = Geometry(groups, h[2], w[2], *pads, h[5], w[5], PADDING_MODES.index(mode))
+    return Case((n, channels * groups, h[0], w[0]), filter, geometry)
+
+
+layouts = st.sampled_from(LAYOUTS)
+dtypes = st.sampled_from(DTYPES)

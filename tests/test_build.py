@@ -1,0 +1,106 @@
+"""The built library: one file, the stable interface only, clear words where it fails."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torch_fullconv
+
+PACKAGE = Path(torch_fullconv.__file__).parent
+LIBRARY = PACKAGE / "_C.abi3.so"
+
+
+def symbols(*options: str) -> list[str]:
+    try:
+        command = ["nm", "-D", *options, str(LIBRARY)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        pytest.skip("nm is not here to list symbols with")
+    return [line.split()[-1].split("@")[0] for line in done.stdout.splitlines()]
+
+
+def test_the_library_is_one_file():
+    """Of the limited API's suffix: one build serves every Python."""
+    assert [p.name for p in PACKAGE.iterdir() if p.suffix in (".so", ".dylib")] == [LIBRARY.name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
+def test_only_the_stable_interface_is_used():
+    """From torch its C shims, nothing of C++ (c10, at), so that one build serves every torch.
+
+    From Python nothing at all: ops are registered, not bound.
+    """
+    used = symbols("--undefined-only")
+    shims = [s for s in used if "torch" in s]
+    assert "torch_call_dispatcher" in shims
+    assert [s for s in shims if not re.fullmatch(r"(aoti_)?torch_[a-z0-9_]+", s)] == []
+    mangled = [s for s in used if s.startswith("_Z")]
+    assert [s for s in mangled if re.search(r"c10|N?2at[0-9]|5torch|caffe", s)] == []
+    assert [s for s in used if s.startswith(("Py", "_Py"))] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
+def test_nothing_of_ours_is_visible():
+    """So that no other library's functions are taken for ours."""
+    assert [s for s in symbols("--defined-only") if "fullconv" in s] == []
+
+
+def copy_of_package(folder: Path) -> Path:
+    """The package elsewhere, its library included."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignore))
+
+
+def import_from(folder: Path) -> subprocess.CompletedProcess:
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import torch_fullconv as t; "
+    code += "print(t.__file__)"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=folder
+    )
+
+
+def test_import_of_a_whole_copy(tmp_path):
+    package = copy_of_package(tmp_path)
+    assert import_from(tmp_path).stdout.strip() == str(package / "__init__.py")
+
+
+def test_import_without_the_library_says_what_to_do(tmp_path):
+    (copy_of_package(tmp_path) / LIBRARY.name).unlink()
+    done = import_from(tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: torch_fullconv: ")
+    assert "_C.abi3.so is missing from" in last
+    assert "pip install --no-build-isolation ." in last
+
+
+def other_processor(content: bytes) -> bytes:
+    """The ELF header's e_machine says AArch64, or x86-64 there."""
+    machine = b"\xb7\x00" if content[18:20] != b"\xb7\x00" else b"\x3e\x00"
+    return content[:18] + machine + content[20:]
+
+
+BROKEN = {
+    "empty": lambda content: b"",
+    "text": lambda content: b"a git-lfs pointer\n" * 9,
+    "other_processor": other_processor,
+    "half": lambda content: content[: len(content) // 2],  # of which glibc's loader would die
+    "almost": lambda content: content[:-1],
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="breaks an ELF file")
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_import_of_a_broken_library_says_what_to_do(tmp_path, change):
+    library = copy_of_package(tmp_path) / LIBRARY.name
+    library.write_bytes(change(library.read_bytes()))
+    done = import_from(tmp_path)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: torch_fullconv: ")
+    assert "_C.abi3.so does not load under torch" in last
+    assert "pip install --force-reinstall --no-build-isolation ." in last

@@ -1,0 +1,237 @@
+"""Each instruction set that this machine runs gives the reference's bits, and its code stays apart.
+
+The instruction set is chosen once a process, so each one's sweep is a process of its own, which
+starts with memory full of garbage (MALLOC_PERTURB_).
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from cases import (
+    BF16,
+    DTYPES,
+    EDGES,
+    F16,
+    Operands,
+    assert_bits,
+    by_ops,
+    by_reference,
+    expected,
+    operands,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import (
+    cases,
+    channels_last,
+    dtypes,
+    layouts,
+)
+
+from torch_fullconv import ops
+
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+X86 = os.uname().machine == "x86_64"
+
+
+def run(code: str, instruction_set: str) -> subprocess.CompletedProcess:
+    """A new process with that instruction set."""
+    environment = {"TORCH_FULLCONV_ISA": instruction_set, "MALLOC_PERTURB_": "1"}
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@cache
+def wrong_name() -> subprocess.CompletedProcess:
+    call = "ops.channel_sum(torch.ones(1, 1, 1, 1))"
+    return run(f"import torch; from torch_fullconv import ops; {call}", "sse9")
+
+
+@cache
+def here() -> list[str]:
+    """What this processor has, by the library's own message."""
+    return re.findall(r"this processor has (.*)", wrong_name().stderr)[0].split()
+
+
+def edges(path: str) -> None:
+    """All of test_ops' edges; the parent process has worked out the exact results."""
+    exact = torch.load(path)
+    for name, case in EDGES.items():
+        for dtype in DTYPES:
+            t = operands(case, dtype)
+            for placed in (t, Operands(*map(channels_last, t[:3]), *t[3:])):
+                for op, result in by_ops(case, placed).items():
+                    assert_bits(result, exact[name, dtype.is_complex][op], f"{op} of {name}")
+
+
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(cases(), dtypes, st.tuples(layouts, layouts, layouts), st.integers(0, 999))
+def sweep(case, dtype, layout, seed):
+    """Any geometry, dtype and layout: exact integers."""
+    t = operands(case, dtype, seed)
+    t = Operands(*(place(v) for place, v in zip(layout, t[:3], strict=True)), *t[3:])
+    exact = by_reference(case, t)
+    for op, result in by_ops(case, t).items():
+        assert_bits(result, exact[op], f"{op} of {case}")
+
+
+def halves() -> None:
+    """Every 16-bit number times some factors: widened, rounded, made subnormal, infinite, NaN."""
+    factors = [1.0, 0.5, 0.75, 1.5, 2.0, 1 + 2**-10, 1 + 2**-7, 2.0**-10, 3 * 2.0**-12, -3.0]
+    for dtype in (F16, BF16):
+        x = torch.arange(65536).to(torch.uint16).view(dtype).view(1, 1, 256, 256)
+        f = torch.tensor(factors, dtype=dtype).view(-1, 1, 1, 1)
+        products = (x.float() * f.float().view(-1, 1, 1)).to(dtype)
+        for format in (torch.contiguous_format, torch.channels_last):
+            y = ops.correlate(x, f.contiguous(memory_format=format), None, ops.Geometry())
+            torch.testing.assert_close(y, products, rtol=0, atol=0, equal_nan=True)
+
+
+def digest() -> str:
+    """Of float32 sums: what fused multiply-adds round differs from what the baseline's do."""
+    g = torch.Generator().manual_seed(0)
+    x, f = (torch.randn(s, generator=g) for s in ((2, 40, 9, 9), (33, 40, 3, 3)))
+    return sha256(ops.correlate(x, f, None, ops.Geometry()).numpy().tobytes()).hexdigest()
+
+
+def check_all(path: str) -> None:
+    edges(path)
+    sweep()
+    halves()
+    print(digest())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("expected") / "edges.pt"
+    torch.save({(n, c): expected(n, c) for n in EDGES for c in (False, True)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checked(saved) -> Callable[[str], str]:
+    """The digest of an instruction set whose results are all right."""
+
+    @cache
+    def check(instruction_set: str) -> str:
+        if instruction_set not in here():
+            pytest.skip(f"this processor has no {instruction_set}, only {' '.join(here())}")
+        code = f"import test_instruction_sets as t; t.check_all({str(saved)!r})"
+        done = run(code, instruction_set)
+        assert (done.returncode, len(done.stdout)) == (0, 65), done.stderr[-4000:]
+        return done.stdout.strip()
+
+    return check
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_exact(checked, instruction_set):
+    checked(instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", [s for s in INSTRUCTION_SETS if s != "baseline"])
+def test_the_variable_chooses(checked, instruction_set):
+    assert checked(instruction_set) != checked("baseline")
+
+
+def test_the_default_is_the_best(checked):
+    assert os.environ.get("TORCH_FULLCONV_ISA") or digest() == checked(here()[0])
+
+
+def test_wrong_name_is_a_clear_error():
+    assert wrong_name().returncode == 1
+    last = wrong_name().stderr.splitlines()[-1]
+    assert re.search(r"RuntimeError: TORCH_FULLCONV_ISA=sse9: this processor has .*baseline$", last)
+
+
+# The linked library's functions by source file, with the instructions in each.
+
+BMI = re.compile(r"\t(andn|bextr|bls\w+|shlx|shrx|sarx|rorx|mulx|pdep|pext|[tl]zcnt)\w? ")
+
+
+@pytest.fixture(scope="module")
+def functions() -> dict[str, dict[str, str]]:
+    """{source file: {function: its assembly}}; '' for what the linker shares between files."""
+    library = next(Path(ops.__file__).parent.glob("_C*.so"))
+
+    def lines(*command: str) -> list[str]:
+        try:
+            done = subprocess.run([*command, library], capture_output=True, text=True, check=True)
+        except FileNotFoundError:
+            pytest.skip(f"{command[0]} is not here to disassemble with")
+        return done.stdout.splitlines()
+
+    if not X86:
+        pytest.skip("one instruction set only on this processor")
+    owner, source = {}, ""
+    for line in lines("readelf", "-sW"):
+        fields = line.split()
+        if "'.symtab'" in line:
+            owner, source = {}, ""
+        elif len(fields) > 6 and fields[3] == "FILE":
+            source = fields[7] if len(fields) > 7 else ""
+        elif len(fields) > 7 and fields[3] == "FUNC":
+            owner[int(fields[1], 16)] = source if fields[4] == "LOCAL" else ""
+    if "engine_baseline.cpp" not in owner.values():
+        pytest.skip("the library is stripped: its functions have no names")
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    source = name = ""
+    for line in lines("objdump", "-d", "--no-show-raw-insn"):
+        if head := re.match(r"([0-9a-f]+) <(.*)>:", line):
+            source, name = owner.get(int(head[1], 16), ""), f"{head[2]} at {head[1]}"
+            found[source][name] = ""
+        else:
+            found[source][name] = found[source].get(name, "") + line + "\n"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "uses", "never"),
+    [
+        ("engine_avx512.cpp", "%zmm", None),
+        ("engine_avx2.cpp", "%ymm", r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])\b"),
+        ("engine_baseline.cpp", "%xmm", r"%[yz]mm|\tv[a-z]"),
+    ],
+)
+def test_each_file_keeps_to_its_instruction_set(functions, source, uses, never):
+    code = functions[source]
+    assert sum(uses in assembly for assembly in code.values()) >= 20
+    assert never is None or [n for n, text in code.items() if re.search(never, text)] == []
+
+
+def test_no_shared_code_holds_newer_instructions(functions):
+    """Also an inline function that two engines share, of which the linker keeps any copy."""
+    shared = {
+        name: text
+        for source, code in functions.items()
+        if source not in ("engine_avx2.cpp", "engine_avx512.cpp")
+        for name, text in code.items()
+    }
+    assert len(shared) > 100
+    newer = re.compile(rf"%[yz]mm|\tv[a-z]|{BMI.pattern}")
+    assert [name for name, text in shared.items() if newer.search(text)] == []
+
+
+@pytest.mark.parametrize("source", ["engine_avx2.cpp", "engine_avx512.cpp"])
+def test_what_every_processor_runs_is_plain(functions, source):
+    """supported() runs everywhere; static initialisers would, so there are none."""
+    code = functions[source]
+    asked = [text for name, text in code.items() if "supported" in name]
+    assert len(asked) == 1
+    assert not re.search(rf"%[xyz]mm|\tv[a-z]|{BMI.pattern}", asked[0])
+    assert not [name for name in code if "_GLOBAL__sub_I" in name or "static_init" in name]

@@ -66,12 +66,15 @@ struct Channels {
                           int64_t segment) {
     T* to = static_cast<T*>(packed) + segment * job.h.taps * job.w.taps * padded(job);
     const S* from = static_cast<const S*>(filter.data) + segment * filter.segment;
+    T special = 0;
     for (int64_t tap = 0; tap < job.h.taps * job.w.taps; ++tap, to += padded(job)) {
       const S* at =
           from + job.h.tap[tap / job.w.taps] * filter.r + job.w.tap[tap % job.w.taps] * filter.s;
       copy(to, 1, at, filter.group, job.groups);
+      for (int64_t c = 0; c < job.groups; ++c) special += to[c] * 0;
       clear(to + job.groups, 1, padded(job) - job.groups);
     }
+    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
   static int64_t tasks(const CorrelateJob& job) {

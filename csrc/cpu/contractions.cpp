@@ -104,10 +104,13 @@ const Way& first_that_fits(const Way* ways, const Job& job) {
   return *ways;
 }
 
-// One job for each pair of axis tables, whose positions make up the result.
-void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
+// One job for each pair of axis tables, whose positions make up the result. Says whether the filter
+// has a NaN or Inf.
+bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
   const Engine& engine = engine_of(dtype);
+  bool special = false;
+  job.special = &special;
   for (const AxisTable& rows : h)
     for (const AxisTable& columns : w) {
       job.h = rows.map();
@@ -124,6 +127,7 @@ void run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
       for_tasks(way.tasks(job), work, way.scratch(job),
                 [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
     }
+  return special;
 }
 
 CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& source,
@@ -193,10 +197,12 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
   if (scatter_is_cheaper(geometry, grad.size[1] / geometry.groups, result.size[1] / geometry.groups,
-                         channels_last(result)))
-    return scatter(dtype, geometry, segments, grad, rows, bias, result);
-  run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
-      AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
+                         channels_last(result)) ||
+      run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
+          AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
+    // After a run this is for a NaN or Inf in the filter, which the gather form has multiplied with
+    // the zeros around the gradient too.
+    scatter(dtype, geometry, segments, grad, rows, bias, result);
 }
 
 void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,

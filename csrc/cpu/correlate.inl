@@ -63,6 +63,7 @@ struct Correlate {
     T* to = static_cast<T*>(packed) + task * width * blocks.chunks.depth();
     const S* from =
         static_cast<const S*>(filter.data) + segment * filter.segment + group * filter.group;
+    T special = 0;  // to which a NaN or Inf, times 0, adds a NaN
     for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
       Chunk chunk = blocks.chunks.at(index);
       for (int64_t tap = 0; tap < chunk.taps; ++tap) {
@@ -80,9 +81,11 @@ struct Correlate {
             T value = widen(at_tap[row % job.rows * filter.row +
                                    (chunk.channel + c) * filter.depth + imaginary]);
             *to = imaginary && component == 0 ? -value : value;
+            special += value * 0;
           }
       }
     }
+    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
   static bool fits(const CorrelateJob&) { return true; }

@@ -43,6 +43,7 @@ struct CorrelateJob {
   int64_t batch;                                      // samples a segment
   int64_t segments, groups, depth, rows, components;  // depth and rows of one group
   bool rows_along_vectors;  // else positions are: the micro-kernel's two orientations
+  bool* special;            // set where packing meets a NaN or Inf in the filter
   AxisMap h, w;
 };
 

@@ -36,7 +36,11 @@ setup(
         CppExtension(
             "torch_fullconv._C",
             sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.cpp")),
-            depends=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h")),
+            depends=sorted(
+                str(p.relative_to(ROOT))
+                for pattern in ("*.h", "*.inl")
+                for p in (ROOT / "csrc").rglob(pattern)
+            ),
             extra_compile_args=[
                 "-std=c++20",
                 "-O3",

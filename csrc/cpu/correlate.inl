@@ -58,34 +58,37 @@ struct Correlate {
                           int64_t task) {
     Blocks blocks(job);
     int64_t width = Blocks::width(job), panels = quotient_up(blocks.rows, width);
-    int64_t panel = task % panels, group = task / panels % job.groups,
-            segment = task / panels / job.groups;
+    int64_t first = task % panels * width, lanes = least(width, blocks.rows - first);
+    int64_t group = task / panels % job.groups, segment = task / panels / job.groups;
     T* to = static_cast<T*>(packed) + task * width * blocks.chunks.depth();
     const S* from =
         static_cast<const S*>(filter.data) + segment * filter.segment + group * filter.group;
-    T special = 0;  // to which a NaN or Inf, times 0, adds a NaN
+    constexpr int64_t widest = kRows < kColumns<T> ? kColumns<T> : kRows;
+    int64_t place[widest];
+    T sign[widest], special[widest] = {};  // to which a NaN or Inf, times 0, adds a NaN
     for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
       Chunk chunk = blocks.chunks.at(index);
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        int64_t component = (first + lane) / job.rows;
+        bool imaginary = component != chunk.component;
+        place[lane] = (first + lane) % job.rows * filter.row + imaginary;
+        sign[lane] = imaginary && component == 0 ? -1 : 1;
+      }
       for (int64_t tap = 0; tap < chunk.taps; ++tap) {
-        int64_t r = job.h.tap[(chunk.tap + tap) / job.w.taps],
-                s = job.w.tap[(chunk.tap + tap) % job.w.taps];
-        const S* at_tap = from + r * filter.r + s * filter.s;
-        for (int64_t c = 0; c < chunk.channels; ++c)
-          for (int64_t lane = 0; lane < width; ++lane, ++to) {
-            int64_t row = panel * width + lane, component = row / job.rows;
-            if (row >= blocks.rows) {
-              *to = 0;
-              continue;
-            }
-            bool imaginary = component != chunk.component;
-            T value = widen(at_tap[row % job.rows * filter.row +
-                                   (chunk.channel + c) * filter.depth + imaginary]);
-            *to = imaginary && component == 0 ? -value : value;
-            special += value * 0;
+        int64_t r = job.h.tap[(chunk.tap + tap) / job.w.taps];
+        int64_t s = job.w.tap[(chunk.tap + tap) % job.w.taps];
+        const S* at = from + r * filter.r + s * filter.s + chunk.channel * filter.depth;
+        for (int64_t c = 0; c < chunk.channels; ++c, at += filter.depth, to += width) {
+          for (int64_t lane = 0; lane < lanes; ++lane) {
+            to[lane] = sign[lane] * widen(at[place[lane]]);
+            special[lane] += to[lane] * 0;
           }
+          clear(to + lanes, 1, width - lanes);
+        }
       }
     }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    for (T value : special)
+      if (value != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
   static bool fits(const CorrelateJob&) { return true; }

@@ -59,24 +59,28 @@ struct Scatter {
     Blocks blocks(job);
     int64_t panel = task % blocks.panels(), unit = task / blocks.panels();
     int64_t block = unit % blocks.channel_blocks(), group = unit / blocks.channel_blocks();
-    int64_t rows = blocks.rows(block), width = rows / blocks.taps;
+    int64_t rows = blocks.rows(block), width = rows / blocks.taps, first = panel * kRows;
+    int64_t lanes = rows > first ? least(kRows, rows - first) : 0;
     T* to = static_cast<T*>(packed) + task * kRows * blocks.depth.depth();
     const S* from = static_cast<const S*>(filter.data) + group / job.groups * filter.segment +
                     group % job.groups * filter.group;
-    for (int64_t index = 0; index < blocks.depth.depth(); ++index)
-      for (int64_t lane = 0; lane < kRows; ++lane, ++to) {
-        int64_t row = panel * kRows + lane;
-        if (row >= rows) {
-          *to = 0;
-          continue;
-        }
-        int64_t tap = row / width, c = block * blocks.channel_block + row % width;
-        int64_t r = tap / job.w.taps, s = tap % job.w.taps;
-        bool imaginary = c / job.channels != index / job.filters;
-        T value = widen(from[c % job.channels * filter.row + index % job.filters * filter.depth +
-                             r * filter.r + s * filter.s + imaginary]);
-        *to = imaginary && c < job.channels ? -value : value;
+    int64_t place[kRows];
+    T sign[kRows];
+    for (int64_t component = 0; component < job.components; ++component) {
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        int64_t tap = (first + lane) / width;
+        int64_t c = block * blocks.channel_block + (first + lane) % width;
+        bool imaginary = c / job.channels != component;
+        place[lane] = c % job.channels * filter.row + tap / job.w.taps * filter.r +
+                      tap % job.w.taps * filter.s + imaginary;
+        sign[lane] = imaginary && c < job.channels ? -1 : 1;
       }
+      for (int64_t k = 0; k < job.filters; ++k, to += kRows) {
+        const S* at = from + k * filter.depth;
+        for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = sign[lane] * widen(at[place[lane]]);
+        clear(to + lanes, 1, kRows - lanes);
+      }
+    }
   }
 
   static int64_t tasks(const ScatterJob& job) {

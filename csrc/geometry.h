@@ -25,6 +25,10 @@
 
 namespace fullconv {
 
+// How to compute: the cheapest way, one that adds the products of the definition, or minimal
+// filtering wherever it can be.
+enum class Algorithm : int64_t { automatic, direct, winograd };
+
 enum class Padding : int64_t { zeros, reflect, replicate, circular };
 
 struct Axis {

@@ -91,7 +91,7 @@ Tensor empty(const std::vector<int64_t>& shape, const Tensor& like,
 
 struct Layer {
   int64_t groups, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
-      dilation_w, padding_mode;
+      dilation_w, padding_mode, algorithm;
 
   // Bounds far above any tensor, so that sums and products of a few stay below 2^63. A stride
   // beyond them, which leaves one output, is as good as one at them; zeros behind the input may be
@@ -119,8 +119,10 @@ struct Layer {
 
   Geometry at(int64_t height, int64_t width, int64_t r, int64_t s) const {
     check(groups > 0, "groups must be positive");
+    check(algorithm >= 0 && algorithm <= 2, "unknown algorithm");
     return {groups, axis(height, r, stride_h, pad_top, pad_bottom, dilation_h),
-            axis(width, s, stride_w, pad_left, pad_right, dilation_w)};
+            axis(width, s, stride_w, pad_left, pad_right, dilation_w),
+            static_cast<Algorithm>(algorithm)};
   }
 };
 
@@ -139,11 +141,11 @@ void check_outputs(const Geometry& geometry, const Array& grad) {
 #define FULLCONV_LAYER                                                                     \
   int64_t groups, int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_bottom, \
       int64_t pad_left, int64_t pad_right, int64_t dilation_h, int64_t dilation_w,         \
-      int64_t padding_mode
+      int64_t padding_mode, int64_t algorithm
 #define FULLCONV_LAYER_VALUES                                                                     \
   Layer {                                                                                         \
     groups, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, \
-        padding_mode                                                                              \
+        padding_mode, algorithm                                                                   \
   }
 
 Tensor correlate(Tensor input, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER) {
@@ -161,6 +163,20 @@ Tensor correlate(Tensor input, Tensor filter, std::optional<Tensor> bias, FULLCO
   cpu::correlate(dtype, geometry, segments, x, f, b ? &*b : nullptr, array_of(output));
   return output;
 }
+
+// The ways of correlate, full_convolve and correlate_weight, a line each.
+std::string ways(Tensor input, Tensor filter, FULLCONV_LAYER) {
+  Tensor output =
+      correlate(input, filter, std::nullopt, groups, stride_h, stride_w, pad_top, pad_bottom,
+                pad_left, pad_right, dilation_h, dilation_w, padding_mode, algorithm);
+  Array x = array_of(input), f = array_of(filter);
+  cpu::Ways ways = cpu::ways(dtype_of(input),
+                             FULLCONV_LAYER_VALUES.at(x.size[2], x.size[3], f.size[2], f.size[3]),
+                             segments_of(filter, x.size[0]), x, f, array_of(output));
+  return ways.correlate + "\n" + ways.full_convolve + "\n" + ways.correlate_weight;
+}
+
+std::string instruction_set_name() { return instruction_set().name; }
 
 Tensor full_convolve(Tensor grad, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER,
                      int64_t height, int64_t width) {
@@ -234,7 +250,7 @@ Tensor channel_sum(Tensor grad) {
 
 #define FULLCONV_LAYER_SCHEMA                                                                    \
   "int groups, int stride_h, int stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, " \
-  "SymInt pad_right, int dilation_h, int dilation_w, int padding_mode"
+  "SymInt pad_right, int dilation_h, int dilation_w, int padding_mode, int algorithm"
 
 }  // namespace
 }  // namespace fullconv
@@ -249,6 +265,8 @@ STABLE_TORCH_LIBRARY(torch_fullconv, m) {
   m.def("gradients(Tensor input, Tensor filter, Tensor grad, " FULLCONV_LAYER_SCHEMA
         ") -> (Tensor, Tensor)");
   m.def("channel_sum(Tensor grad) -> Tensor");
+  m.def("ways(Tensor input, Tensor filter, " FULLCONV_LAYER_SCHEMA ") -> str");
+  m.def("instruction_set() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) {
@@ -257,4 +275,9 @@ STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) {
   m.impl("correlate_weight", TORCH_BOX(&fullconv::correlate_weight));
   m.impl("gradients", TORCH_BOX(&fullconv::gradients));
   m.impl("channel_sum", TORCH_BOX(&fullconv::channel_sum));
+  m.impl("ways", TORCH_BOX(&fullconv::ways));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CompositeExplicitAutograd, m) {
+  m.impl("instruction_set", TORCH_BOX(&fullconv::instruction_set_name));
 }

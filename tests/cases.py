@@ -1,8 +1,8 @@
 """Geometries and tolerances as data, and the three contractions of a case by `reference`.
 
 A `Case` is a layer: the shapes of input and filter, and a `Geometry`. Operands are small integers:
-their sums are exact in every dtype's accumulator, so results must equal the reference bit for bit
-(16-bit ones after one rounding).
+their sums are exact in every dtype's accumulator, so direct results must equal the reference bit
+for bit (16-bit ones after one rounding). Minimal filtering rounds: it has bounds on its error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torch_fullconv import ops, reference
-from torch_fullconv.ops import PADDING_MODES, Geometry
+from torch_fullconv.ops import ALGORITHMS, PADDING_MODES, Geometry
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 F16, C64, C128 = torch.float16, torch.complex64, torch.complex128
@@ -38,8 +38,8 @@ ROUNDING = {
     C64: Rounding(2**-24, 2**-23),  # a complex product is itself a sum
     C128: Rounding(2**-53, 2**-52),
 }
-# Norm of the error against float64, as a multiple of stock's: direct sums (design section 6).
-DIRECT_ERROR = 2.0
+# Norm of the error against float64, as a multiple of stock's.
+DIRECT_ERROR, WINOGRAD_ERROR = 2.0, 4.0
 
 
 def ident(value: object) -> str:
@@ -69,10 +69,12 @@ def case(
     pad: tuple[int, int, int, int] = (0, 0, 0, 0),  # top, bottom, left, right
     dilation: tuple[int, int] = (1, 1),
     mode: str = "zeros",
+    algorithm: str = "direct",
 ) -> Case:
     """groups follow from the channels."""
     groups = input[1] // filter[-3] if filter[-3] else 1
-    geometry = Geometry(groups, *stride, *pad, *dilation, PADDING_MODES.index(mode))
+    choices = PADDING_MODES.index(mode), ALGORITHMS.index(algorithm)
+    geometry = Geometry(groups, *stride, *pad, *dilation, *choices)
     return Case(input, filter, geometry)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from cases import DTYPES, Case
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torch_fullconv.ops import PADDING_MODES, Geometry
+from torch_fullconv.ops import ALGORITHMS, PADDING_MODES, Geometry
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -109,8 +110,32 @@ def cases(draw: Any) -> Case:
     n = draw(st.integers(1, 3)) * (parts or 1)
     filter = (() if parts is None else (parts,)) + (filters, channels, h[1], w[1])
     pads = (*h[3:5], *w[3:5])
-    geometry = Geometry(groups, h[2], w[2], *pads, h[5], w[5], PADDING_MODES.index(mode))
+    choices = PADDING_MODES.index(mode), ALGORITHMS.index("direct")
+    geometry = Geometry(groups, h[2], w[2], *pads, h[5], w[5], *choices)
     return Case((n, channels * groups, h[0], w[0]), filter, geometry)
+
+
+@st.composite
+def winograd_cases(draw: Any) -> Case:
+    """Any layer of up to 14x66 pixels that minimal filtering can do, by it."""
+    mode, kernel = draw(st.sampled_from(PADDING_MODES)), draw(st.sampled_from([3, 3, 5]))
+    pads: list[int] = []
+    sizes = draw(SHORT), draw(SHORT | LONG)
+    for size in sizes:
+        most = min(4, {"reflect": size - 1, "circular": size}.get(mode, 4))
+        before = draw(st.integers(0, most))
+        after = draw(st.integers(0, most))
+        assume(size + before + after >= kernel)
+        pads += before, after
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels = draw(st.sampled_from([1, 3, 16, 17, 33, 130]))
+    filters = draw(st.sampled_from([1, 2, 16, 33, 131])) * groups
+    parts = draw(st.sampled_from([None, None, 1, 2]))
+    n = draw(st.integers(1, 3)) * (parts or 1)
+    filter = (() if parts is None else (parts,)) + (filters, channels, kernel, kernel)
+    choices = PADDING_MODES.index(mode), ALGORITHMS.index("winograd")
+    geometry = Geometry(groups, 1, 1, *pads, 1, 1, *choices)
+    return Case((n, channels * groups, *sizes), filter, geometry)
 
 
 layouts = st.sampled_from(LAYOUTS)

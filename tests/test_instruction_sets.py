@@ -21,6 +21,8 @@ from cases import (
     DTYPES,
     EDGES,
     F16,
+    F32,
+    F64,
     Operands,
     assert_bits,
     by_ops,
@@ -35,7 +37,9 @@ from layouts import (
     channels_last,
     dtypes,
     layouts,
+    winograd_cases,
 )
+from test_winograd import assert_winograd
 
 from torch_fullconv import ops
 
@@ -90,6 +94,13 @@ def sweep(case, dtype, layout, seed):
         assert_bits(result, exact[op], f"{op} of {case}")
 
 
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(winograd_cases(), st.sampled_from([F32, F64, BF16, F16]), st.tuples(layouts, layouts))
+def winograd_sweep(case, dtype, layout):
+    """Any geometry that minimal filtering can do."""
+    assert_winograd(case, dtype, (*layout, layout[0]))
+
+
 def halves() -> None:
     """Every 16-bit number times some factors: widened, rounded, made subnormal, infinite, NaN."""
     factors = [1.0, 0.5, 0.75, 1.5, 2.0, 1 + 2**-10, 1 + 2**-7, 2.0**-10, 3 * 2.0**-12, -3.0]
@@ -112,6 +123,7 @@ def digest() -> str:
 def check_all(path: str) -> None:
     edges(path)
     sweep()
+    winograd_sweep()
     halves()
     print(digest())
 

@@ -168,6 +168,7 @@ WRONG_GEOMETRIES = {
         "pad_left": (-1,),
         "pad_right": (-6,),
         "padding_mode": (-1, 4),
+        "algorithm": (-1, 3),
     }.items()
     for v in values
 } | {

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from . import functional
+from .algorithms import algorithm
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
 __version__ = version("torch_fullconv")
@@ -13,5 +14,6 @@ __all__ = [
     "LazyConv2d",
     "LazyConvTranspose2d",
     "__version__",
+    "algorithm",
     "functional",
 ]

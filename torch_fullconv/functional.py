@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import _checks
+from . import _checks, algorithms
 from .autograd import Correlate, CorrelateWeight, FullConvolve
 from .ops import PADDING_MODES, Geometry
 
@@ -81,6 +81,7 @@ def _geometry(
         dilation_h,
         dilation_w,
         PADDING_MODES.index(padding_mode),
+        algorithms.current,
     )
     _checks.check_geometry(geometry)
     return geometry
@@ -363,7 +364,11 @@ def _correlate(
     input: Tensor, filter: Tensor, rows: tuple[int, int], columns: tuple[int, int]
 ) -> Tensor:
     geometry = Geometry(
-        pad_top=rows[0], pad_bottom=rows[1], pad_left=columns[0], pad_right=columns[1]
+        pad_top=rows[0],
+        pad_bottom=rows[1],
+        pad_left=columns[0],
+        pad_right=columns[1],
+        algorithm=algorithms.current,
     )
     matrices = input.reshape(-1, 1, *input.shape[-2:])
     output = Correlate.apply(matrices, filter[None, None], None, geometry)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+ALGORITHMS = ("auto", "direct", "winograd")
 
 
 class Geometry(NamedTuple):
@@ -31,6 +32,7 @@ class Geometry(NamedTuple):
     dilation_h: int = 1
     dilation_w: int = 1
     padding_mode: int = 0  # index into PADDING_MODES
+    algorithm: int = 0  # index into ALGORITHMS
 
     def output_size(self, height: int, width: int, r: int, s: int) -> tuple[int, int]:
         """(P, Q) of the correlation of an (height, width) input with an (r, s) filter."""
@@ -119,6 +121,18 @@ def gradients(
 def channel_sum(grad: Tensor) -> Tensor:
     """∂E/∂bias: (N, K, P, Q) summed to (K)."""
     return _ops.channel_sum.default(grad)
+
+
+def ways(input: Tensor, filter: Tensor, geometry: Geometry) -> dict[str, str]:
+    """How the three operations of a layer are computed: their algorithms' names."""
+    names = _ops.ways.default(input, filter, *geometry).splitlines()
+    return dict(zip(("forward", "input gradient", "filter gradient"), names, strict=True))
+
+
+def instruction_set() -> str:
+    """The instruction set in use: 'avx512', 'avx2' or 'baseline'."""
+    name: str = _ops.instruction_set.default()
+    return name
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

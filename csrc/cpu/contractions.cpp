@@ -3,10 +3,14 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "engine.h"
 
@@ -75,6 +79,18 @@ const Engine& engine_of(Dtype dtype) {
   return set.f32;
 }
 
+int64_t scalar_size(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f64:
+    case Dtype::c128: return 8;
+    case Dtype::f32:
+    case Dtype::c64: return 4;
+    case Dtype::bf16:
+    case Dtype::f16: return 2;
+  }
+  return 0;
+}
+
 int64_t components_of(Dtype dtype) { return dtype == Dtype::c64 || dtype == Dtype::c128 ? 2 : 1; }
 
 View view(const Array& array, int64_t components) {
@@ -104,30 +120,93 @@ const Way& first_that_fits(const Way* ways, const Job& job) {
   return *ways;
 }
 
+void contract(const Engine& engine, CorrelateJob job) {
+  const CorrelateWay& way = first_that_fits(engine.correlate, job);
+  int64_t packed_size = way.packed_filter_size(job);
+  Memory packed = allocate(packed_size);
+  job.filter = packed.get();
+  for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
+            [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed.get(), task); });
+  int64_t positions = job.batch * job.h.positions * job.w.positions;
+  int64_t taps = job.h.taps * job.w.taps;
+  int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
+  for_tasks(way.tasks(job), work, way.scratch(job),
+            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+}
+
+void* advance(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
+
+// One sample of a job, by a way that spreads nothing.
+CorrelateJob directly(CorrelateJob job, int64_t sample, int64_t scalar_size) {
+  job.source.data = advance(job.source.data, sample * job.source.n * scalar_size);
+  job.result.data = advance(job.result.data, sample * job.result.n * scalar_size);
+  job.unpacked.data = advance(const_cast<void*>(job.unpacked.data),
+                              sample / job.batch * job.unpacked.segment * scalar_size);
+  job.segments = job.batch = 1;
+  job.algorithm = Algorithm::direct;
+  return job;
+}
+
 // One job for each pair of axis tables, whose positions make up the result. Says whether the filter
 // has a NaN or Inf.
 bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
   const Engine& engine = engine_of(dtype);
+  int64_t samples = job.segments * job.batch;
   bool special = false;
+  auto spread = std::make_unique<bool[]>(samples);
   job.special = &special;
+  job.spread = spread.get();
+  job.unpacked = filter;
   for (const AxisTable& rows : h)
     for (const AxisTable& columns : w) {
       job.h = rows.map();
       job.w = columns.map();
-      const CorrelateWay& way = first_that_fits(engine.correlate, job);
-      int64_t packed_size = way.packed_filter_size(job);
-      Memory packed = allocate(packed_size);
-      job.filter = packed.get();
-      for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-                [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
-      int64_t positions = job.batch * job.h.positions * job.w.positions;
-      int64_t taps = job.h.taps * job.w.taps;
-      int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
-      for_tasks(way.tasks(job), work, way.scratch(job),
-                [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+      std::fill_n(spread.get(), samples, false);
+      contract(engine, job);
+      for (int64_t sample = 0; sample < samples; ++sample)
+        if (spread[sample]) contract(engine, directly(job, sample, scalar_size(dtype)));
     }
   return special;
+}
+
+void contract(const Engine& engine, WeightJob job) {
+  const WeightWay& way = first_that_fits(engine.weight, job);
+  job.splits = way.splits(job);
+  int64_t partial_size = way.partial_size(job);
+  Memory partial = allocate(partial_size);
+  job.partial = partial.get();
+  int64_t positions = job.segments * job.batch * job.h.positions * job.w.positions;
+  int64_t work = positions * job.groups * job.filters * job.channels * job.h.taps * job.w.taps;
+  for_tasks(way.tasks(job), work, way.scratch(job),
+            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  for_tasks(way.reduce_tasks(job), partial_size * kCopying, 0,
+            [&](int64_t task, void*) { way.reduce(job, task); });
+}
+
+// One segment of a job, by a way that spreads nothing.
+WeightJob directly(WeightJob job, int64_t segment, int64_t scalar_size) {
+  job.input.data = advance(job.input.data, segment * job.batch * job.input.n * scalar_size);
+  job.grad.data = advance(job.grad.data, segment * job.batch * job.grad.n * scalar_size);
+  job.result = advance(job.result, segment * job.segment * scalar_size);
+  job.segments = 1;
+  job.algorithm = Algorithm::direct;
+  return job;
+}
+
+// The ways of all jobs that run would do.
+std::string names(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
+                  const std::vector<AxisTable>& w) {
+  std::set<std::string> found;
+  for (const AxisTable& rows : h)
+    for (const AxisTable& columns : w) {
+      job.h = rows.map();
+      job.w = columns.map();
+      found.insert(first_that_fits(engine.correlate, job).name);
+    }
+  std::string all;
+  for (const std::string& name : found) all += (all.empty() ? "" : "+") + name;
+  return all;
 }
 
 CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& source,
@@ -145,6 +224,31 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
   job.rows = result.size[1] / geometry.groups;
   job.components = components;
   job.rows_along_vectors = channels_last(result);
+  job.algorithm = geometry.algorithm;
+  return job;
+}
+
+WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
+                   const Array& grad, const Array& filter, const AxisTable& h, const AxisTable& w) {
+  int64_t components = components_of(dtype);
+  WeightJob job{};
+  job.input = view(input, components);
+  job.grad = view(grad, components);
+  job.result = filter.data;
+  job.segment = filter.segment_stride * components;
+  job.k = filter.stride[0] * components;
+  job.c = filter.stride[1] * components;
+  job.r = filter.stride[2] * components;
+  job.s = filter.stride[3] * components;
+  job.batch = segments > 0 ? input.size[0] / segments : 0;
+  job.segments = segments;
+  job.groups = geometry.groups;
+  job.channels = filter.size[1];
+  job.filters = filter.size[0] / geometry.groups;
+  job.components = components;
+  job.algorithm = geometry.algorithm;
+  job.h = h.map();
+  job.w = w.map();
   return job;
 }
 
@@ -207,36 +311,13 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
 
 void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                       const Array& grad, const Array& filter) {
-  int64_t components = components_of(dtype);
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
-  WeightJob job{};
-  job.input = view(input, components);
-  job.grad = view(grad, components);
-  job.result = filter.data;
-  job.segment = filter.segment_stride * components;
-  job.k = filter.stride[0] * components;
-  job.c = filter.stride[1] * components;
-  job.r = filter.stride[2] * components;
-  job.s = filter.stride[3] * components;
-  job.batch = segments > 0 ? input.size[0] / segments : 0;
-  job.segments = segments;
-  job.groups = geometry.groups;
-  job.channels = filter.size[1];
-  job.filters = filter.size[0] / geometry.groups;
-  job.components = components;
-  job.h = h.map();
-  job.w = w.map();
-  const WeightWay& way = first_that_fits(engine_of(dtype).weight, job);
-  job.splits = way.splits(job);
-  int64_t partial_size = way.partial_size(job);
-  Memory partial = allocate(partial_size);
-  job.partial = partial.get();
-  int64_t positions = input.size[0] * job.h.positions * job.w.positions;
-  int64_t work = positions * grad.size[1] * job.channels * job.h.taps * job.w.taps;
-  for_tasks(way.tasks(job), work, way.scratch(job),
-            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
-  for_tasks(way.reduce_tasks(job), partial_size * kCopying, 0,
-            [&](int64_t task, void*) { way.reduce(job, task); });
+  WeightJob job = make_job(dtype, geometry, segments, input, grad, filter, h, w);
+  auto spread = std::make_unique<bool[]>(segments);
+  job.spread = spread.get();
+  contract(engine_of(dtype), job);
+  for (int64_t segment = 0; segment < segments; ++segment)
+    if (spread[segment]) contract(engine_of(dtype), directly(job, segment, scalar_size(dtype)));
 }
 
 void channel_sum(Dtype dtype, const Array& grad, void* result) {
@@ -247,6 +328,22 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
   int64_t work = grad.size[0] * grad.size[1] * grad.size[2] * grad.size[3] * kCopying;
   for_tasks(engine.channel_sum_tasks(job), work, 0,
             [&](int64_t task, void*) { engine.channel_sum(job, task); });
+}
+
+Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
+          const Array& filter, const Array& output) {
+  const Engine& engine = engine_of(dtype);
+  std::string backward = "scatter";
+  AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
+  if (!scatter_is_cheaper(geometry, output.size[1] / geometry.groups,
+                          input.size[1] / geometry.groups, channels_last(input)))
+    backward = names(engine, make_job(dtype, geometry, segments, output, nullptr, input),
+                     AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
+  return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
+          backward,
+          first_that_fits(engine.weight,
+                          make_job(dtype, geometry, segments, input, output, filter, h, w))
+              .name};
 }
 
 }  // namespace fullconv::cpu

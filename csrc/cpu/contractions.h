@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "../geometry.h"
 
@@ -18,6 +19,7 @@ struct Array {  // a 4-D tensor, N C H W or K C R S (behind a segment axis); str
 struct Geometry {
   int64_t groups;
   Axis h, w;
+  Algorithm algorithm;
 };
 
 namespace cpu {
@@ -34,6 +36,13 @@ void correlate_weight(Dtype, const Geometry&, int64_t segments, const Array& inp
 // result = full convolution of grad and the rotated filter (+ bias).
 void full_convolve(Dtype, const Geometry&, int64_t segments, const Array& grad, const Array& filter,
                    const Array* bias, const Array& result);
+
+// The names of the ways that the three contractions of a layer go.
+struct Ways {
+  std::string correlate, full_convolve, correlate_weight;
+};
+Ways ways(Dtype, const Geometry&, int64_t segments, const Array& input, const Array& filter,
+          const Array& output);
 
 // result[k] = sum of grad over everything but its channels.
 void channel_sum(Dtype, const Array& grad, void* result);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../geometry.h"
 
@@ -43,7 +44,11 @@ struct CorrelateJob {
   int64_t batch;                                      // samples a segment
   int64_t segments, groups, depth, rows, components;  // depth and rows of one group
   bool rows_along_vectors;  // else positions are: the micro-kernel's two orientations
-  bool* special;            // set where packing meets a NaN or Inf in the filter
+  Algorithm algorithm;
+  FilterView unpacked;
+  bool* special;  // set where packing meets a NaN or Inf in the filter
+  bool* spread;   // [segments·batch] set by a way whose result for a sample has a NaN or Inf that
+                  // may belong elsewhere
   AxisMap h, w;
 };
 
@@ -70,6 +75,8 @@ struct WeightJob {
   int64_t segments, groups, channels, filters, components;  // channels and filters of one group
   int64_t splits;                                           // parts of the sum over positions
   void* partial;  // the parts' results; unused for one part of a real tensor
+  Algorithm algorithm;
+  bool* spread;  // [segments] as CorrelateJob's
   AxisMap h, w;
 };
 
@@ -117,9 +124,9 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
 // stand in the order of choice, and the last fits every job.
 struct Engine {
-  CorrelateWay correlate[3];
+  CorrelateWay correlate[5];
   ScatterWay scatter;
-  WeightWay weight[3];
+  WeightWay weight[5];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

@@ -26,6 +26,11 @@ namespace {
 #include "channels.inl"
 #include "lines_weight.inl"
 #include "channel_sum.inl"
+#include "transforms.inl"
+#include "strips.inl"
+#include "winograd_tiles.inl"
+#include "winograd.inl"
+#include "winograd_weight.inl"
 
 template <class Way>
 constexpr CorrelateWay correlate_way(const char* name) {
@@ -57,10 +62,12 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {{correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
+  return {{correlate_way<Channels<S>>("channels"), correlate_way<Winograd<S, 3>>("winograd"),
+           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
-          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),
+          {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
+           weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
            weight_way<Weight<S>>("gemm")},
           ChannelSum<S>::tasks,
           ChannelSum<S>::run};

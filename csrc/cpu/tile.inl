@@ -20,7 +20,7 @@ constexpr int64_t kVectors = 2;
 template <class T>
 constexpr int64_t kColumns = kVectors * Vector<T>::lanes;
 
-enum class Rows { panels, strided };  // how a is packed
+enum class Rows { panels, strided, columns };  // how a lies, the last: a[k·lda + i]
 
 template <class T>
 struct Block {  // one operand of a block product
@@ -35,12 +35,20 @@ struct Panel {
   const T* at(int64_t k) const { return data + k * kColumns<T>; }
 };
 
+// Or in lines that are longer than a panel is wide.
+template <class T>
+struct Strided {
+  const T* data;
+  int64_t line;
+  const T* at(int64_t k) const { return data + k * line; }
+};
+
 template <class T, Rows LAYOUT, int ROWS, int VECTORS, class B>
 void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool add) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
-  const int64_t row = LAYOUT == Rows::panels ? 1 : lda;
-  const int64_t next = LAYOUT == Rows::panels ? kRows : 1;
+  const int64_t row = LAYOUT == Rows::strided ? lda : 1;
+  const int64_t next = LAYOUT == Rows::panels ? kRows : LAYOUT == Rows::columns ? lda : 1;
   V sum[ROWS][VECTORS] = {};
   for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];

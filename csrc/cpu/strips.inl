@@ -1,0 +1,161 @@
+// Strips: some rows and columns of one vector of channels, in compute precision, as
+// [row][column][lane]. What transforms tiles of an image reads and writes strips, and is the same
+// for every layout, storage type and padding mode.
+
+constexpr int64_t kStripTiles = 8;  // tiles of a strip that lie side by side
+
+// v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
+template <class T, int... I>
+inline void transpose(typename Vector<T>::type* v, std::integer_sequence<int, I...>) {
+  using V = typename Vector<T>::type;
+  constexpr int lanes = Vector<T>::lanes;
+  for (int round = 1; round < lanes; round *= 2) {
+    V mixed[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes / 2; ++i) {
+      V a = v[i], b = v[i + lanes / 2];
+      mixed[2 * i] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * lanes)...);
+      mixed[2 * i + 1] = __builtin_shufflevector(a, b, (lanes / 2 + I / 2 + I % 2 * lanes)...);
+    }
+    for (int i = 0; i < lanes; ++i) v[i] = mixed[i];
+  }
+}
+template <class T>
+inline void transpose(typename Vector<T>::type* v) {
+  transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
+}
+
+// to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines.
+template <class S, class T>
+inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
+                            int64_t step) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
+  for (int64_t i = 0; i < count; i += lanes) {
+    V v[lanes] = {};
+    for (int64_t line = 0; line < least(lines, lanes); ++line)
+      v[line] = load_some<T>(from + line * stride + i, count - i);
+    transpose<T>(v);
+    for (int64_t k = 0; k < least(lanes, count - i); ++k)
+      *reinterpret_cast<V*>(to + (i + k) * step) = v[k];
+  }
+}
+
+// Where a strip is in an image: row `y` and column `x`, counted as base + offset of the axis maps.
+struct Place {
+  int64_t y, x, rows, columns;
+};
+
+// An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
+inline int64_t source_or_none(const AxisMap& axis, int64_t index) {
+  int64_t shown = shown_source(axis, index);
+  return shown < axis.limit ? shown : -1;
+}
+
+template <class S, class T>
+inline void load_pixel(const S* from, int64_t stride, int64_t channels, T* to) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  if (stride == 1 && channels == lanes) {
+    *reinterpret_cast<typename Vector<T>::type*>(to) = load<T>(from);
+  } else {
+    for (int64_t c = 0; c < channels; ++c) to[c] = widen(from[c * stride]);
+    for (int64_t c = channels; c < lanes; ++c) to[c] = 0;
+  }
+}
+
+// Rounds a vector to the storage type.
+template <class T, class S>
+inline void store(typename Vector<T>::type value, S* to) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    *reinterpret_cast<typename Vector<T>::type*>(to) = value;
+  } else {
+    S rounded[Vector<T>::lanes];
+    for (int64_t i = 0; i < Vector<T>::lanes; ++i) narrow(value[i], rounded[i]);
+    __builtin_memcpy(to, rounded, sizeof(rounded));
+  }
+}
+
+// `from` is the first of `channels` channels, at most a vector of them.
+template <class S, class T>
+void load_strip(const S* from, const View& strides, int64_t channels, const AxisMap& h,
+                const AxisMap& w, const Place& place, T* to) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  int64_t low = place.x >= 0 ? 0 : least(place.columns, -place.x);
+  int64_t high = least(place.columns, w.limit - place.x);
+  if (high < low) high = low;
+  for (int64_t i = 0; i < place.rows; ++i, to += place.columns * lanes) {
+    int64_t y = source_or_none(h, place.y + i);
+    if (y < 0) {
+      clear(to, 1, place.columns * lanes);
+      continue;
+    }
+    const S* row = from + y * strides.h;
+    auto edge = [&](int64_t j, int64_t end) {
+      for (; j < end; ++j) {
+        int64_t x = source_or_none(w, place.x + j);
+        if (x < 0)
+          clear(to + j * lanes, 1, lanes);
+        else
+          load_pixel(row + x * strides.w, strides.c, channels, to + j * lanes);
+      }
+    };
+    edge(0, low);
+    int64_t j = low;
+    if (strides.w == 1 && strides.c != 1) {
+      load_transposed(row + place.x + j, strides.c, channels, high - j, to + j * lanes, lanes);
+      j = high;
+    }
+    for (; j < high; ++j)
+      load_pixel(row + (place.x + j) * strides.w, strides.c, channels, to + j * lanes);
+    edge(high, place.columns);
+  }
+}
+
+// The first `rows` x `columns` of a strip of `width` columns, to where `to` and `strides` say.
+template <class S, class T>
+void store_strip(const T* from, int64_t width, int64_t rows, int64_t columns, int64_t channels,
+                 S* to, const View& strides) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
+  for (int64_t i = 0; i < rows; ++i, from += width * lanes, to += strides.h) {
+    if (strides.w == 1 && strides.c != 1) {
+      for (int64_t j = 0; j < columns; j += lanes) {
+        int64_t count = least(lanes, columns - j);
+        V v[lanes] = {};
+        for (int64_t k = 0; k < count; ++k)
+          v[k] = *reinterpret_cast<const V*>(from + (j + k) * lanes);
+        transpose<T>(v);
+        for (int64_t c = 0; c < least(channels, lanes); ++c) {
+          S* line = to + c * strides.c + j;
+          if (count == lanes)
+            store<T>(v[c], line);
+          else
+            for (int64_t k = 0; k < count; ++k) narrow(v[c][k], line[k]);
+        }
+      }
+    } else {
+      for (int64_t j = 0; j < columns; ++j) {
+        const T* pixel = from + j * lanes;
+        S* at = to + j * strides.w;
+        if (strides.c == 1 && channels == lanes)
+          store<T>(*reinterpret_cast<const V*>(pixel), at);
+        else
+          for (int64_t c = 0; c < channels; ++c) narrow(pixel[c], at[c * strides.c]);
+      }
+    }
+  }
+}
+
+// Asks for the lines that store_strip is going to write.
+template <class S>
+inline void prefetch_strip(int64_t rows, int64_t columns, int64_t channels, const S* to,
+                           const View& strides) {
+  constexpr int64_t line = 64 / sizeof(S);
+  bool along_channels = strides.c == 1;
+  int64_t inner = along_channels ? channels : columns, outer = along_channels ? columns : channels;
+  int64_t step = along_channels ? strides.w : strides.c;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < outer; ++j)
+      for (int64_t k = 0; k < inner; k += line)
+        __builtin_prefetch(to + i * strides.h + j * step + k, 1);
+}

@@ -1,0 +1,238 @@
+// correlate by Winograd's minimal filtering (transforms.inl), for R x R filters of stride 1: tiles
+// of 6 x 6 inputs give m x m outputs, m = 7 - R, and the sum over channels is taken between the
+// transforms, as one matrix product for each of the 36 points:
+//
+//     product[point][tile][row] = Σ_depth inputs[point][tile][depth] · filters[point][depth][row]
+//
+// A 3 x 3 filter takes 36 products for 16 outputs where the sum itself takes 144, a 5 x 5 filter 36
+// for 100. full_convolve is the same: its taps run backwards.
+//
+// A task owns some tiles, across the batch, by some of a group's rows. It transforms the tiles of a
+// chunk of channels, multiplies, and transforms back, all in scratch that stays in the cache. The
+// filter is transformed once and kept where it serves many tasks, else by the task that needs it.
+// A tile's sums depend on no other tile.
+//
+// The transforms spread a NaN, an Inf or an overflow over the whole tile. Whoever sees one in a
+// result says so in `spread`, and the sample is done again by a way that does not.
+
+template <class S, int R>
+struct WinogradBlocks {
+  using T = typename Compute<S>::type;
+  static constexpr int64_t m = 7 - R, lanes = Vector<T>::lanes;
+  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 512 / sizeof(T);
+  static constexpr int64_t kFilterRows = 512 / sizeof(T);
+
+  int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
+  int64_t row_block, row_blocks, depth_block, depth_blocks;
+
+  explicit WinogradBlocks(const CorrelateJob& job)
+      : tiles_h(quotient_up(job.h.positions, m)),
+        tiles_w(quotient_up(job.w.positions, m)),
+        tiles(job.batch * tiles_h * tiles_w),
+        row_block(round_up(quotient_up(job.rows, quotient_up(job.rows, kFilterRows)), kColumns<T>)),
+        row_blocks(quotient_up(job.rows, row_block)),
+        depth_block(quotient_up(job.depth, quotient_up(job.depth, kDepth))),
+        depth_blocks(quotient_up(job.depth, depth_block)) {}
+
+  int64_t tile_blocks() const { return quotient_up(tiles, kTiles); }
+  // A filter that serves few blocks of tiles is cheaper to transform again than to read from
+  // memory.
+  bool keeps_filter() const { return tile_blocks() > 2; }
+  // Lines and planes are longer than their data, so that they do not fall into one cache set.
+  int64_t input_line() const { return round_up(depth_block, lanes) + lanes; }
+  int64_t input_plane() const { return kTiles * input_line(); }
+  int64_t product_plane() const { return kTiles * row_block + lanes; }
+  int64_t filter_plane() const { return depth_block * row_block; }
+  int64_t filter_size() const { return kPoints * kPoints * filter_plane(); }
+};
+
+template <class S, int R>
+struct Winograd {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  using Blocks = WinogradBlocks<S, R>;
+  static constexpr int64_t m = Blocks::m, lanes = Vector<T>::lanes, all = kPoints * kPoints;
+  static constexpr int64_t kStripColumns = m * kStripTiles + kPoints - m;
+
+  static bool fits(const CorrelateJob& job) {
+    if (job.algorithm == Algorithm::direct || job.components != 1) return false;
+    if (!taps_beside_each_other<R>(job.h) || !taps_beside_each_other<R>(job.w)) return false;
+    if (job.rows == 0 || job.depth == 0 || job.batch == 0) return false;
+    return job.algorithm == Algorithm::winograd || is_cheaper(job);
+  }
+
+  static int64_t pack_filter_tasks(const CorrelateJob& job) {
+    Blocks blocks(job);
+    if (!blocks.keeps_filter()) return 0;
+    return job.segments * job.groups * blocks.row_blocks * blocks.depth_blocks;
+  }
+  static int64_t packed_filter_size(const CorrelateJob& job) {
+    return pack_filter_tasks(job) * Blocks(job).filter_size() * sizeof(T);
+  }
+  static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
+                          int64_t task) {
+    transform_filter(job, filter, task, static_cast<T*>(packed) + task * Blocks(job).filter_size());
+  }
+
+  static int64_t tasks(const CorrelateJob& job) {
+    Blocks blocks(job);
+    return job.segments * job.groups * blocks.row_blocks * blocks.tile_blocks();
+  }
+
+  static int64_t scratch(const CorrelateJob& job) {
+    Blocks blocks(job);
+    int64_t elements =
+        all * (blocks.input_plane() + blocks.product_plane()) + kPoints * kStripColumns * lanes;
+    if (!blocks.keeps_filter()) elements += blocks.filter_size();
+    return elements * sizeof(T);
+  }
+
+  static void run(const CorrelateJob& job, int64_t task, void* scratch) {
+    Blocks blocks(job);
+    int64_t tile = task % blocks.tile_blocks() * Blocks::kTiles;
+    int64_t tiles = least(Blocks::kTiles, blocks.tiles - tile);
+    int64_t owner = task / blocks.tile_blocks();  // (segment, group, block of rows)
+    int64_t row = owner % blocks.row_blocks * blocks.row_block;
+    int64_t rows = least(blocks.row_block, job.rows - row);
+    int64_t unit = owner / blocks.row_blocks, group = unit % job.groups,
+            segment = unit / job.groups;
+
+    Tiles plan{blocks.tiles_h, blocks.tiles_w, m};
+    T* inputs = static_cast<T*>(scratch);
+    T* products = inputs + all * blocks.input_plane();
+    T* strip = products + all * blocks.product_plane();
+    T* own_filter = strip + kPoints * kStripColumns * lanes;
+    for (int64_t index = 0; index < blocks.depth_blocks; ++index) {
+      int64_t first = index * blocks.depth_block;
+      int64_t depth = least(blocks.depth_block, job.depth - first);
+      View source = job.source;
+      source.data = static_cast<S*>(source.data) + segment * job.batch * source.n +
+                    (group * job.depth + first) * source.c;
+      transform_tiles<S, InputEvaluation, kPoints>(
+          source, depth, job.h, job.w, {origin(job.h), origin(job.w)}, plan, tile, tiles, strip,
+          inputs, blocks.input_line(), blocks.input_plane());
+      int64_t part = owner * blocks.depth_blocks + index;
+      const T* filters = own_filter;
+      if (blocks.keeps_filter())
+        filters = static_cast<const T*>(job.filter) + part * blocks.filter_size();
+      else
+        transform_filter(job, job.unpacked, part, own_filter);
+      for (int64_t point = 0; point < all; ++point)
+        for (int64_t c = 0; c < depth; c += kChain)
+          multiply<T, Rows::strided>(
+              tiles, rows, least(kChain, depth - c),
+              {inputs + point * blocks.input_plane() + c, blocks.input_line()},
+              {filters + point * blocks.filter_plane() + c * kColumns<T>,
+               blocks.depth_block * kColumns<T>},
+              products + point * blocks.product_plane(), blocks.row_block, index + c > 0);
+    }
+    for (int64_t k = 0; k < rows; k += lanes)
+      transform_back(job, segment, group * job.rows + row + k, least(lanes, rows - k), tile, tiles,
+                     products + k, strip);
+  }
+
+ private:
+  // Counted in vector operations for one image; it must not depend on the batch, on which a
+  // sample's result would depend then. The transformed filter is taken to serve four samples.
+  static bool is_cheaper(const CorrelateJob& job) {
+    Blocks blocks(job);
+    double depth = 1.0 * round_up(job.depth, lanes) / lanes;
+    double rows = 1.0 * round_up(job.rows, lanes) / lanes;
+    double tiles = 1.0 * blocks.tiles_h * blocks.tiles_w;
+    double transforms = 600 * (depth * blocks.row_blocks + rows);
+    double winograd = tiles * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
+    double direct = 1.0 * job.h.positions * job.w.positions * R * R * job.depth * (rows + 1);
+    return winograd < direct;
+  }
+
+  // Tap r of the filter, in the order of the source.
+  static int64_t tap(const AxisMap& axis, int64_t r) {
+    return axis.tap[axis.offset[1] > axis.offset[0] ? r : R - 1 - r];
+  }
+  static int64_t origin(const AxisMap& axis) {
+    return axis.base[0] + least(axis.offset[0], axis.offset[R - 1]);
+  }
+
+  // to[channel][r][s][lane]: taps in the order of the source, a vector of rows.
+  static void load_taps(const CorrelateJob& job, const FilterView& filter, const S* from,
+                        int64_t rows, int64_t channels, T* to) {
+    auto at = [&](int64_t r, int64_t s) {
+      return from + tap(job.h, r) * filter.r + tap(job.w, s) * filter.s;
+    };
+    bool in_order = job.h.offset[0] < job.h.offset[1] && job.w.offset[0] < job.w.offset[1];
+    if (in_order && filter.s == 1 && filter.r == R && filter.depth == R * R)
+      return load_transposed(from, filter.row, rows, channels * R * R, to, lanes);
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t s = 0; s < R; ++s) {
+        T* place = to + (r * R + s) * lanes;
+        if (filter.depth == 1)
+          load_transposed(at(r, s), filter.row, rows, channels, place, R * R * lanes);
+        else
+          for (int64_t c = 0; c < channels; ++c)
+            load_pixel(at(r, s) + c * filter.depth, filter.row, rows, place + c * R * R * lanes);
+      }
+  }
+
+  // Part (segment, group, block of rows, block of the depth) of the filter:
+  // [point][panel of rows][depth][kColumns].
+  static void transform_filter(const CorrelateJob& job, const FilterView& filter, int64_t part,
+                               T* to) {
+    Blocks blocks(job);
+    int64_t first = part % blocks.depth_blocks * blocks.depth_block;
+    int64_t depth = least(blocks.depth_block, job.depth - first);
+    part /= blocks.depth_blocks;
+    int64_t row = part % blocks.row_blocks * blocks.row_block;
+    int64_t rows = least(blocks.row_block, job.rows - row);
+    int64_t unit = part / blocks.row_blocks;
+    const S* from = static_cast<const S*>(filter.data) + unit / job.groups * filter.segment +
+                    unit % job.groups * filter.group + row * filter.row + first * filter.depth;
+    V special = {};  // to which a NaN or Inf, times 0, adds a NaN
+    T taps[lanes * R * R * lanes];
+    for (int64_t k = 0; k < rows; k += lanes)
+      for (int64_t c = 0; c < depth; c += lanes) {
+        int64_t channels = least(lanes, depth - c);
+        load_taps(job, filter, from + k * filter.row + c * filter.depth, least(lanes, rows - k),
+                  channels, taps);
+        T* place = to + k / kColumns<T> * blocks.depth_block * kColumns<T> + c * kColumns<T> +
+                   k % kColumns<T>;
+        for (int64_t i = 0; i < channels * R * R; ++i)
+          special += *reinterpret_cast<const V*>(taps + i * lanes) * 0;
+        for (int64_t i = 0; i < channels; ++i)
+          evaluate_tile<FilterEvaluation<R>, R>(taps + i * R * R * lanes, R,
+                                                place + i * kColumns<T>, blocks.filter_plane());
+      }
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      if (special[lane] != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+  }
+
+  // Aᵀ product A, plus bias, for one vector of channels.
+  static void transform_back(const CorrelateJob& job, int64_t segment, int64_t channel,
+                             int64_t channels, int64_t first, int64_t count, const T* products,
+                             T* strip) {
+    Blocks blocks(job);
+    V bias = {};
+    if (job.bias)
+      for (int64_t lane = 0; lane < channels; ++lane)
+        bias[lane] = widen(static_cast<const S*>(job.bias)[(channel + lane) * job.bias_stride]);
+    Tiles plan{blocks.tiles_h, blocks.tiles_w, m};
+    for_strips(plan, first, count,
+               [&](int64_t n, int64_t row, int64_t column, int64_t tiles, int64_t at) {
+                 int64_t sample = segment * job.batch + n;
+                 int64_t rows = least(m, job.h.positions - m * row);
+                 int64_t columns = least(m * tiles, job.w.positions - m * column);
+                 S* to = static_cast<S*>(job.result.data) + sample * job.result.n +
+                         channel * job.result.c + job.h.position[m * row] * job.result.h +
+                         job.w.position[m * column] * job.result.w;
+                 prefetch_strip(rows, columns, channels, to, job.result);
+                 V special = {};
+                 for (int64_t tile = 0; tile < tiles; ++tile)
+                   special += interpolate_tile<m>(products + (at + tile) * blocks.row_block,
+                                                  blocks.product_plane(), bias,
+                                                  strip + tile * m * lanes, m * tiles);
+                 for (int64_t lane = 0; lane < lanes; ++lane)
+                   if (special[lane] != 0)
+                     __atomic_store_n(job.spread + sample, true, __ATOMIC_RELAXED);
+                 store_strip(strip, m * tiles, rows, columns, channels, to, job.result);
+               });
+  }
+};

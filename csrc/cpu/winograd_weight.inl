@@ -1,0 +1,201 @@
+// correlate_weight by Winograd's minimal filtering (transforms.inl), for R x R filters of stride 1:
+// tiles of r x r output gradients, r = 7 - R, act as the filter that 6 x 6 inputs are correlated
+// with, and the sum over tiles and samples is taken between the transforms, as one matrix product
+// for each of the 36 points:
+//
+//     product[point][c][k] += Σ_tile inputs[point][tile][c] · grads[point][tile][k]
+//
+// A task owns a block of channels by a block of filters and a part of the tiles, which follow from
+// the shape alone; reduce adds the parts in order. Scratch a task: the products of its block, one
+// chunk of tiles of both operands.
+
+template <class S, int R>
+struct WinogradWeightBlocks {
+  using T = typename Compute<S>::type;
+  static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
+  static constexpr int64_t kTiles = 64, kChannels = 512 / sizeof(T), kFilters = 512 / sizeof(T);
+
+  int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
+  int64_t channel_blocks, channel_block, filter_blocks, filter_block;
+
+  explicit WinogradWeightBlocks(const WeightJob& job)
+      : tiles_h(quotient_up(job.h.positions, r)),
+        tiles_w(quotient_up(job.w.positions, r)),
+        tiles(job.batch * tiles_h * tiles_w),
+        channel_blocks(quotient_up(job.channels, kChannels)),
+        channel_block(quotient_up(job.channels, channel_blocks)),
+        filter_blocks(quotient_up(job.filters, kFilters)),
+        filter_block(round_up(quotient_up(job.filters, filter_blocks), lanes)) {}
+
+  // Lines and planes are longer than their data, so that they do not fall into one cache set.
+  int64_t input_line() const { return round_up(channel_block, lanes) + lanes; }
+  int64_t grad_line() const { return round_up(filter_block, kColumns<T>) + lanes; }
+  int64_t product_line() const { return round_up(filter_block, kColumns<T>); }
+  int64_t product_plane() const { return channel_block * product_line() + lanes; }
+};
+
+template <class S, int R>
+struct WinogradWeight {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  using Blocks = WinogradWeightBlocks<S, R>;
+  static constexpr int64_t r = Blocks::r, lanes = Vector<T>::lanes, all = kPoints * kPoints;
+  static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
+
+  static bool fits(const WeightJob& job) {
+    if (job.algorithm == Algorithm::direct || job.components != 1) return false;
+    if (!taps_beside_each_other<R>(job.h) || !taps_beside_each_other<R>(job.w)) return false;
+    if (job.channels == 0 || job.filters == 0 || job.batch == 0) return false;
+    return job.algorithm == Algorithm::winograd || is_cheaper(job);
+  }
+
+  // As many parts as make 16 tasks, of at least one chunk of tiles each.
+  static int64_t splits(const WeightJob& job) {
+    Blocks blocks(job);
+    int64_t owners = job.segments * job.groups * blocks.channel_blocks * blocks.filter_blocks;
+    int64_t wanted = owners > 0 ? quotient_up(16, owners) : 1;
+    return least(wanted, quotient_up(blocks.tiles, Blocks::kTiles));
+  }
+  static int64_t partial_size(const WeightJob& job) {
+    return job.splits == 1 ? 0
+                           : job.splits * job.segments * job.groups * R * R * job.channels *
+                                 line(job) * static_cast<int64_t>(sizeof(T));
+  }
+  static int64_t tasks(const WeightJob& job) {
+    Blocks blocks(job);
+    return job.splits * job.segments * job.groups * blocks.channel_blocks * blocks.filter_blocks;
+  }
+  static int64_t scratch(const WeightJob& job) {
+    Blocks blocks(job);
+    int64_t lines = Blocks::kTiles * (blocks.input_line() + blocks.grad_line());
+    return (all * (blocks.product_plane() + lines) + kPoints * kStripColumns * lanes) * sizeof(T);
+  }
+
+  static void run(const WeightJob& job, int64_t task, void* scratch) {
+    Blocks blocks(job);
+    int64_t k = task % blocks.filter_blocks * blocks.filter_block;
+    task /= blocks.filter_blocks;
+    int64_t c = task % blocks.channel_blocks * blocks.channel_block;
+    task /= blocks.channel_blocks;
+    int64_t group = task % job.groups, segment = task / job.groups % job.segments;
+    int64_t split = task / job.groups / job.segments;
+    int64_t channels = least(blocks.channel_block, job.channels - c);
+    int64_t filters = least(blocks.filter_block, job.filters - k);
+
+    T* products = static_cast<T*>(scratch);
+    T* inputs = products + all * blocks.product_plane();
+    T* grads = inputs + all * Blocks::kTiles * blocks.input_line();
+    T* strip = grads + all * Blocks::kTiles * blocks.grad_line();
+    View input = job.input, grad = job.grad;
+    input.data = static_cast<S*>(input.data) + segment * job.batch * input.n +
+                 (group * job.channels + c) * input.c;
+    grad.data = static_cast<S*>(grad.data) + segment * job.batch * grad.n +
+                (group * job.filters + k) * grad.c;
+    OneTap maps(job.h, job.w);
+    Tiles plan{blocks.tiles_h, blocks.tiles_w, r};
+    int64_t tile = blocks.tiles * split / job.splits, end = blocks.tiles * (split + 1) / job.splits;
+    int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, Blocks::kTiles));
+    for (bool add = false; tile < end; tile += chunk, add = true) {
+      int64_t count = least(chunk, end - tile);
+      transform_tiles<S, InputEvaluation, kPoints>(
+          input, channels, job.h, job.w,
+          {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, plan, tile, count,
+          strip, inputs, blocks.input_line(), Blocks::kTiles * blocks.input_line());
+      transform_tiles<S, FilterEvaluation<r>, r>(grad, filters, maps.h, maps.w, {0, 0}, plan, tile,
+                                                 count, strip, grads, blocks.grad_line(),
+                                                 Blocks::kTiles * blocks.grad_line());
+      for (int64_t point = 0; point < all; ++point)
+        multiply_transposed(channels, filters, count,
+                            inputs + point * Blocks::kTiles * blocks.input_line(),
+                            blocks.input_line(),
+                            grads + point * Blocks::kTiles * blocks.grad_line(), blocks.grad_line(),
+                            products + point * blocks.product_plane(), blocks.product_line(), add);
+    }
+    transform_back(job, split, segment, group, c, channels, k, filters, products);
+  }
+
+  static int64_t reduce_tasks(const WeightJob& job) {
+    return job.splits == 1 ? 0 : job.segments * job.groups * job.channels;
+  }
+
+  // Adds the parts of one channel and stores them.
+  static void reduce(const WeightJob& job, int64_t task) {
+    int64_t c = task % job.channels, group = task / job.channels % job.groups;
+    int64_t segment = task / job.channels / job.groups;
+    for (int64_t k = 0; k < job.filters; k += lanes) {
+      V sum[R * R] = {};
+      for (int64_t split = 0; split < job.splits; ++split)
+        for (int64_t tap = 0; tap < R * R; ++tap)
+          sum[tap] += *reinterpret_cast<const V*>(partial(job, split, segment, group, tap, c) + k);
+      store_taps(job, segment, group, c, k, reinterpret_cast<const T*>(sum));
+    }
+  }
+
+ private:
+  static bool is_cheaper(const WeightJob& job) {  // counted in vector operations
+    Blocks blocks(job);
+    double filters = 1.0 * round_up(job.filters, lanes) / lanes;
+    double transforms = 500.0 * (round_up(job.channels, lanes) / lanes * blocks.filter_blocks +
+                                 filters * blocks.channel_blocks);
+    double winograd = blocks.tiles * (all * job.channels * filters + transforms) +
+                      350 * splits(job) * job.channels * filters;
+    double positions = 1.0 * job.batch * job.h.positions * job.w.positions;
+    double direct = positions * R * R * job.channels * (filters + 1);
+    return winograd < direct;
+  }
+
+  static int64_t line(const WeightJob& job) { return round_up(job.filters, lanes); }
+  static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group,
+                    int64_t tap, int64_t c) {
+    int64_t owner = (split * job.segments + segment) * job.groups + group;
+    return static_cast<T*>(job.partial) + ((owner * R * R + tap) * job.channels + c) * line(job);
+  }
+
+  // c[i][j] (+)= Σ_t a[t][i] · b[t][j]
+  static void multiply_transposed(int64_t rows, int64_t columns, int64_t depth, const T* a,
+                                  int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
+                                  bool add) {
+    int64_t height = quotient_up(rows, quotient_up(rows, kRows));  // tiles of equal height
+    for (int64_t j = 0; j < columns; j += kColumns<T>)
+      for (int64_t i = 0; i < rows; i += height) {
+        int64_t some = least(height, rows - i);
+        Strided<T> with{b + j, ldb};
+        if (columns - j > lanes)
+          tile_of<T, Rows::columns, 2>(some, depth, a + i, lda, with, c + i * ldc + j, ldc, add);
+        else
+          tile_of<T, Rows::columns, 1>(some, depth, a + i, lda, with, c + i * ldc + j, ldc, add);
+      }
+  }
+
+  static void transform_back(const WeightJob& job, int64_t split, int64_t segment, int64_t group,
+                             int64_t first_c, int64_t channels, int64_t first_k, int64_t filters,
+                             const T* products) {
+    Blocks blocks(job);
+    V special = {};
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t k = 0; k < filters; k += lanes) {
+        T taps[R * R * lanes];
+        special += interpolate_tile<R>(products + c * blocks.product_line() + k,
+                                       blocks.product_plane(), V{}, taps, R);
+        if (job.splits == 1) {
+          store_taps(job, segment, group, first_c + c, first_k + k, taps);
+          continue;
+        }
+        for (int64_t tap = 0; tap < R * R; ++tap)
+          *reinterpret_cast<V*>(partial(job, split, segment, group, tap, first_c + c) + first_k +
+                                k) = *reinterpret_cast<const V*>(taps + tap * lanes);
+      }
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      if (special[lane] != 0) __atomic_store_n(job.spread + segment, true, __ATOMIC_RELAXED);
+  }
+
+  // One vector of filters of one channel: taps[tap][lane].
+  static void store_taps(const WeightJob& job, int64_t segment, int64_t group, int64_t c, int64_t k,
+                         const T* taps) {
+    S* to = static_cast<S*>(job.result) + segment * job.segment +
+            (group * job.filters + k) * job.k + c * job.c;
+    for (int64_t lane = 0; lane < least(lanes, job.filters - k); ++lane, to += job.k)
+      for (int64_t tap = 0; tap < R * R; ++tap)
+        narrow(taps[tap * lanes + lane], to[tap / R * job.r + tap % R * job.s]);
+  }
+};

@@ -1,0 +1,47 @@
+"""The choice of algorithm: by the layer's geometry, or one for all that can be done by it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from .ops import ALGORITHMS
+
+current = 0  # index into ALGORITHMS
+
+
+class algorithm:  # noqa: N801, named as torch.no_grad is
+    """Sets how convolutions are computed, for good or, as a context manager, for a block.
+
+    A layer's gradients go the way that its forward went. The setting is the process's, for all
+    threads, like `torch.backends.cudnn.benchmark`.
+
+    Args:
+        name: 'auto', the cheapest for the layer's shape (never for its batch or the threads);
+            'direct', which adds the products of the definition and rounds least; 'winograd',
+            minimal filtering, for every 3x3 and 5x5 filter of stride and dilation 1.
+
+    Raises:
+        ValueError: another name.
+
+    >>> with algorithm("direct"):
+    ...     pass
+    """
+
+    def __init__(self, name: str) -> None:
+        global current
+        if name not in ALGORITHMS:
+            raise ValueError(f"algorithm must be one of {ALGORITHMS}, but got {name!r}")
+        self.previous = current
+        current = ALGORITHMS.index(name)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global current
+        current = self.previous

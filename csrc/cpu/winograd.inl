@@ -19,7 +19,7 @@ template <class S, int R>
 struct WinogradBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t m = 7 - R, lanes = Vector<T>::lanes;
-  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 512 / sizeof(T);
+  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 256 / sizeof(T);
   static constexpr int64_t kFilterRows = 512 / sizeof(T);
 
   int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
@@ -42,7 +42,7 @@ struct WinogradBlocks {
   int64_t input_line() const { return round_up(depth_block, lanes) + lanes; }
   int64_t input_plane() const { return kTiles * input_line(); }
   int64_t product_plane() const { return kTiles * row_block + lanes; }
-  int64_t filter_plane() const { return depth_block * row_block; }
+  int64_t filter_plane() const { return depth_block * row_block + lanes; }
   int64_t filter_size() const { return kPoints * kPoints * filter_plane(); }
 };
 

@@ -115,19 +115,24 @@ struct WinogradWeight {
   }
 
   static int64_t reduce_tasks(const WeightJob& job) {
-    return job.splits == 1 ? 0 : job.segments * job.groups * job.channels;
+    if (job.splits == 1) return 0;
+    return job.segments * job.groups * quotient_up(job.channels, lanes);
   }
 
-  // Adds the parts of one channel and stores them.
+  // Adds the parts of a vector of channels and stores them.
   static void reduce(const WeightJob& job, int64_t task) {
-    int64_t c = task % job.channels, group = task / job.channels % job.groups;
-    int64_t segment = task / job.channels / job.groups;
+    int64_t blocks = quotient_up(job.channels, lanes), c = task % blocks * lanes;
+    int64_t group = task / blocks % job.groups, segment = task / blocks / job.groups;
+    int64_t channels = least(lanes, job.channels - c);
+    V sums[lanes * R * R];
     for (int64_t k = 0; k < job.filters; k += lanes) {
-      V sum[R * R] = {};
-      for (int64_t split = 0; split < job.splits; ++split)
-        for (int64_t tap = 0; tap < R * R; ++tap)
-          sum[tap] += *reinterpret_cast<const V*>(partial(job, split, segment, group, tap, c) + k);
-      store_taps(job, segment, group, c, k, reinterpret_cast<const T*>(sum));
+      for (int64_t i = 0; i < channels * R * R; ++i) {
+        sums[i] = V{};
+        for (int64_t split = 0; split < job.splits; ++split)
+          sums[i] += *reinterpret_cast<const V*>(partial(job, split, segment, group, c, k) +
+                                                 i * line(job));
+      }
+      store_taps(job, segment, group, c, channels, k, reinterpret_cast<const T*>(sums));
     }
   }
 
@@ -145,10 +150,11 @@ struct WinogradWeight {
   }
 
   static int64_t line(const WeightJob& job) { return round_up(job.filters, lanes); }
-  static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group,
-                    int64_t tap, int64_t c) {
+  // [split][segment][group][channel][tap][filter]
+  static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group, int64_t c,
+                    int64_t k) {
     int64_t owner = (split * job.segments + segment) * job.groups + group;
-    return static_cast<T*>(job.partial) + ((owner * R * R + tap) * job.channels + c) * line(job);
+    return static_cast<T*>(job.partial) + (owner * job.channels + c) * R * R * line(job) + k;
   }
 
   // c[i][j] (+)= Σ_t a[t][i] · b[t][j]
@@ -171,31 +177,43 @@ struct WinogradWeight {
                              int64_t first_c, int64_t channels, int64_t first_k, int64_t filters,
                              const T* products) {
     Blocks blocks(job);
-    V special = {};
-    for (int64_t c = 0; c < channels; ++c)
+    V special = {}, taps[lanes * R * R];
+    for (int64_t c = 0; c < channels; c += lanes)
       for (int64_t k = 0; k < filters; k += lanes) {
-        T taps[R * R * lanes];
-        special += interpolate_tile<R>(products + c * blocks.product_line() + k,
-                                       blocks.product_plane(), V{}, taps, R);
-        if (job.splits == 1) {
-          store_taps(job, segment, group, first_c + c, first_k + k, taps);
-          continue;
-        }
-        for (int64_t tap = 0; tap < R * R; ++tap)
-          *reinterpret_cast<V*>(partial(job, split, segment, group, tap, first_c + c) + first_k +
-                                k) = *reinterpret_cast<const V*>(taps + tap * lanes);
+        int64_t some = least(lanes, channels - c);
+        for (int64_t i = 0; i < some; ++i)
+          special += interpolate_tile<R>(products + (c + i) * blocks.product_line() + k,
+                                         blocks.product_plane(), V{},
+                                         reinterpret_cast<T*>(taps + i * R * R), R);
+        if (job.splits == 1)
+          store_taps(job, segment, group, first_c + c, some, first_k + k,
+                     reinterpret_cast<const T*>(taps));
+        else
+          for (int64_t i = 0; i < some * R * R; ++i)
+            *reinterpret_cast<V*>(partial(job, split, segment, group, first_c + c, first_k + k) +
+                                  i * line(job)) = taps[i];
       }
     for (int64_t lane = 0; lane < lanes; ++lane)
       if (special[lane] != 0) __atomic_store_n(job.spread + segment, true, __ATOMIC_RELAXED);
   }
 
-  // One vector of filters of one channel: taps[tap][lane].
-  static void store_taps(const WeightJob& job, int64_t segment, int64_t group, int64_t c, int64_t k,
-                         const T* taps) {
+  // A vector of filters of up to a vector of channels: taps[channel][tap][lane].
+  static void store_taps(const WeightJob& job, int64_t segment, int64_t group, int64_t c,
+                         int64_t channels, int64_t k, const T* taps) {
     S* to = static_cast<S*>(job.result) + segment * job.segment +
             (group * job.filters + k) * job.k + c * job.c;
-    for (int64_t lane = 0; lane < least(lanes, job.filters - k); ++lane, to += job.k)
-      for (int64_t tap = 0; tap < R * R; ++tap)
-        narrow(taps[tap * lanes + lane], to[tap / R * job.r + tap % R * job.s]);
+    int64_t filters = least(lanes, job.filters - k);
+    if (job.s == 1 && job.r == R && job.c == R * R)
+      return store_transposed(taps, lanes, channels * R * R, filters, to, job.k);
+    for (int64_t tap = 0; tap < R * R; ++tap) {
+      S* at = to + tap / R * job.r + tap % R * job.s;
+      const T* from = taps + tap * lanes;
+      if (job.c == 1)
+        store_transposed(from, R * R * lanes, channels, filters, at, job.k);
+      else
+        for (int64_t i = 0; i < channels * filters; ++i)
+          narrow(from[i / filters * R * R * lanes + i % filters],
+                 at[i / filters * job.c + i % filters * job.k]);
+    }
   }
 };

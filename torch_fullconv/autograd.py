@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import Function, forward_ad
 
 from . import ops
 from .ops import Geometry
@@ -96,8 +97,21 @@ def _vmap_by_filter(
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
+class _Operation(Function):
+    """A Function that costs little to call where no torch.func transform and no dual tensor is."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return super().apply(*args)
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            # As super().apply, which binds the arguments to forward's signature at every call.
+            return super(Function, cls).apply(*unwrap_dead_wrappers(args))
+        return cls.forward(*args)
+
+
 @torch.compiler.allow_in_graph
-class Correlate(Function):
+class Correlate(_Operation):
     """O = correlation of X and F, plus bias."""
 
     @staticmethod
@@ -149,7 +163,7 @@ class Correlate(Function):
 
 
 @torch.compiler.allow_in_graph
-class FullConvolve(Function):
+class FullConvolve(_Operation):
     """∂E/∂X = full convolution of the output gradient with F rotated by 180°, plus bias."""
 
     @staticmethod
@@ -203,7 +217,7 @@ class FullConvolve(Function):
 
 
 @torch.compiler.allow_in_graph
-class CorrelateWeight(Function):
+class CorrelateWeight(_Operation):
     """∂E/∂F = correlation of X and the output gradient."""
 
     @staticmethod
@@ -275,7 +289,7 @@ class CorrelateWeight(Function):
 
 
 @torch.compiler.allow_in_graph
-class Gradients(Function):
+class Gradients(_Operation):
     """(∂E/∂X, ∂E/∂F) of one output gradient: FullConvolve and CorrelateWeight in one call."""
 
     @staticmethod
@@ -349,7 +363,7 @@ class Gradients(Function):
 
 
 @torch.compiler.allow_in_graph
-class ChannelSum(Function):
+class ChannelSum(_Operation):
     """∂E/∂bias: the output gradient summed over all but its channels."""
 
     @staticmethod

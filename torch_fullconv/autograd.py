@@ -106,7 +106,7 @@ class _Operation(Function):
             return super().apply(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             # As super().apply, which binds the arguments to forward's signature at every call.
-            return super(Function, cls).apply(*unwrap_dead_wrappers(args))
+            return super(Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
         return cls.forward(*args)
 
 

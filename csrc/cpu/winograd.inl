@@ -19,8 +19,8 @@ template <class S, int R>
 struct WinogradBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t m = 7 - R, lanes = Vector<T>::lanes;
-  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 256 / sizeof(T);
-  static constexpr int64_t kFilterRows = 512 / sizeof(T);
+  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 64;
+  static constexpr int64_t kFilterRows = 128;
 
   int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
   int64_t row_block, row_blocks, depth_block, depth_blocks;

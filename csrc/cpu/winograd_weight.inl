@@ -13,7 +13,7 @@ template <class S, int R>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
-  static constexpr int64_t kTiles = 64, kChannels = 512 / sizeof(T), kFilters = 512 / sizeof(T);
+  static constexpr int64_t kTiles = 64, kChannels = 128, kFilters = 128;
 
   int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
   int64_t channel_blocks, channel_block, filter_blocks, filter_block;

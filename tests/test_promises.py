@@ -1,0 +1,128 @@
+"""What docs/performance.md promises about time and memory, measured here.
+
+Timings are ratios of medians, interleaved; another load on the machine can spoil a measurement but
+not make one, so a ratio has three tries.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from torch_fullconv import ops
+from torch_fullconv.ops import Geometry
+
+pytestmark = pytest.mark.usefixtures("threads")
+PADDED = Geometry(1, 1, 1, 1, 1, 1, 1)
+# input, filter, geometry
+LAYERS = {
+    "winograd": ((2, 64, 28, 28), (64, 64, 3, 3), PADDED),
+    "pointwise": ((2, 128, 28, 28), (128, 128, 1, 1), Geometry()),
+    "stem": ((1, 3, 96, 96), (64, 3, 7, 7), Geometry(1, 2, 2, 3, 3, 3, 3)),
+    "depthwise": ((2, 64, 56, 56), (64, 1, 3, 3), PADDED._replace(groups=64)),
+}
+SCRATCH = 10 * 2**20  # bytes a thread
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def passes(x: torch.Tensor, f: torch.Tensor, geometry: Geometry) -> list[Callable[[], object]]:
+    """The three operations, as calls."""
+    o = ops.correlate(x, f, None, geometry)
+    return [
+        lambda: ops.correlate(x, f, None, geometry),
+        lambda: ops.full_convolve(o, f, None, geometry, x.shape[2:]),
+        lambda: ops.correlate_weight(x, o, geometry, f.shape[2:], None),
+    ]
+
+
+def within(limit: float, ratio: Callable[[], float]) -> bool:
+    return any(ratio() <= limit for _ in range(3))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_subnormal_numbers_slow_nothing_by_a_fifth(name):
+    torch.set_num_threads(1)
+    shape, kernel, geometry = LAYERS[name]
+    g = torch.Generator().manual_seed(0)
+    x, f = torch.randn(shape, generator=g), torch.randn(kernel, generator=g)
+    assert 0 < (x * 1e-40).abs().max() < 2**-126
+    for scales in ((1e-40, 1.0), (1.0, 1e-40), (1e-20, 1e-20)):
+        pairs = zip(
+            passes(x, f, geometry), passes(x * scales[0], f * scales[1], geometry), strict=True
+        )
+        for plain, subnormal in pairs:
+
+            def ratio(plain=plain, subnormal=subnormal) -> float:
+                times = [(seconds(plain), seconds(subnormal)) for _ in range(15)]
+                return statistics.median(s for _, s in times) / statistics.median(
+                    p for p, _ in times
+                )
+
+            assert within(1.2, ratio)
+
+
+def test_a_new_shape_costs_as_much_as_a_known_one():
+    """Nothing is compiled, tuned or cached for a shape."""
+    torch.set_num_threads(1)
+    f = torch.randn(64, 64, 3, 3)
+    sizes = iter(range(24, 69))
+
+    def ratio() -> float:
+        first, again = [], []
+        for size in (next(sizes) for _ in range(15)):
+            call = passes(torch.randn(2, 64, size, size + 1), f, PADDED)[2]
+            first.append(seconds(call))
+            again.append(min(seconds(call) for _ in range(3)) / first[-1])
+        return 1 / statistics.median(again)
+
+    assert within(1.2, ratio)
+
+
+PEAK = """
+import torch, torch_fullconv as tfc
+from torch.nn.functional import conv2d
+torch.set_num_threads({threads})
+conv2d = tfc.functional.conv2d if {ours} else conv2d
+x = torch.randn({input}, requires_grad=True)
+f = torch.randn({filter}, requires_grad=True)
+y = conv2d(x, f, None, 1, {padding}, 1, {groups})
+y.backward(y.detach())
+print(next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("input", "filter", "padding", "groups"),
+    [
+        ((8, 64, 112, 112), (64, 64, 3, 3), 1, 1),
+        ((16, 512, 14, 14), (512, 512, 3, 3), 1, 1),
+        ((16, 256, 56, 56), (64, 256, 1, 1), 0, 1),
+        ((16, 96, 112, 112), (96, 1, 7, 7), 3, 96),
+    ],
+    ids=["wide", "deep", "pointwise", "depthwise"],
+)
+def test_peak_memory_is_stocks_and_scratch(input, filter, padding, groups):
+    threads = 2
+
+    def peak(ours: bool) -> int:
+        code = PEAK.format(
+            threads=threads, ours=ours, input=input, filter=filter, padding=padding, groups=groups
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+        )
+        return int(done.stdout)
+
+    packed = 4 * 4 * torch.Size(filter).numel()  # 36 numbers for 9
+    assert peak(True) <= peak(False) + threads * SCRATCH + packed

@@ -11,25 +11,6 @@
 
 constexpr int64_t kPiece = 8;
 
-template <class T, class S>
-inline typename Vector<T>::type load(const S* from) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return *reinterpret_cast<const typename Vector<T>::type*>(from);
-  } else {
-    T wide[Vector<T>::lanes];
-    for (int64_t i = 0; i < Vector<T>::lanes; ++i) wide[i] = widen(from[i]);
-    return *reinterpret_cast<const typename Vector<T>::type*>(wide);
-  }
-}
-
-template <class T, class S>
-inline typename Vector<T>::type load_some(const S* from, int64_t count) {
-  if (count >= Vector<T>::lanes) return load<T>(from);
-  T wide[Vector<T>::lanes] = {};
-  for (int64_t i = 0; i < count; ++i) wide[i] = widen(from[i]);
-  return *reinterpret_cast<const typename Vector<T>::type*>(wide);
-}
-
 // Pointers to what row `row` of sample n meets, channel 0: [piece of the row][tap][kPiece].
 template <class S>
 void find_pieces(const Patches<S>& p, int64_t n, int64_t row, const S* zeros, const S** to) {

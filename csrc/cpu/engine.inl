@@ -17,6 +17,7 @@ namespace fullconv {
 namespace {
 
 #include "scalars.inl"
+#include "vectors.inl"
 #include "tile.inl"
 #include "pack.inl"
 #include "correlate.inl"

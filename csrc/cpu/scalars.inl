@@ -40,42 +40,57 @@ inline To bits_as(From value) {
   return result;
 }
 
+// The conversions, for one number (Word is uint32_t) or a vector of them.
+template <class Float, class Word>
+inline Float widen_bfloat16(Word bits) {
+  return bits_as<Float>(bits << 16);
+}
+
+template <class Float, class Word>
+inline Float widen_half(Word bits) {
+  Word magnitude = bits & 0x7fffu, sign = (bits & 0x8000u) << 16;
+  Word normal = (magnitude << 13) + (112u << 23);  // exponent bias 15 to 127
+  Word special = normal + (112u << 23);            // Inf and NaN: exponent to 255
+  // A subnormal is magnitude · 2^-24: exact as the difference of two floats of exponent 2^-14.
+  Word subnormal =
+      bits_as<Word>(bits_as<Float>((magnitude << 13) + (113u << 23)) - bits_as<float>(113u << 23));
+  Word finite = magnitude < 0x0400u ? subnormal : normal;
+  return bits_as<Float>((magnitude >= 0x7c00u ? special : finite) | sign);
+}
+
+template <class Word, class Float>
+inline Word narrow_bfloat16(Float value) {
+  Word bits = bits_as<Word>(value);
+  Word rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  Word nan = (bits >> 16) | 0x40u;
+  return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+}
+
+template <class Word, class Float>
+inline Word narrow_half(Float value) {
+  Word bits = bits_as<Word>(value), magnitude = bits & 0x7fffffffu;
+  Word normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  // Adding 0.5 leaves the 24 bits of a float's significand at half's subnormal spacing, rounded.
+  Word subnormal = bits_as<Word>(bits_as<Float>(magnitude) + 0.5f) - bits_as<uint32_t>(0.5f);
+  Word finite = magnitude < (113u << 23) ? subnormal : normal;
+  Word infinite =
+      magnitude > 0x7f800000u ? (magnitude >> 13 & 0x3ffu) | 0x7e00u : (magnitude & 0u) | 0x7c00u;
+  Word result = magnitude >= 0x477ff000u ? infinite : finite;
+  return result | (bits >> 16 & 0x8000u);
+}
+
 inline float widen(float value) { return value; }
 inline double widen(double value) { return value; }
-inline float widen(BFloat16 value) {
-  return bits_as<float>(static_cast<uint32_t>(value.bits) << 16);
-}
-inline float widen(Half value) {
-  uint32_t magnitude = value.bits & 0x7fffu, sign = static_cast<uint32_t>(value.bits & 0x8000u)
-                                                    << 16;
-  uint32_t normal = (magnitude << 13) + (112u << 23);  // exponent bias 15 to 127
-  uint32_t special = normal + (112u << 23);            // Inf and NaN: exponent to 255
-  // A subnormal is magnitude · 2^-24: exact as the difference of two floats of exponent 2^-14.
-  uint32_t subnormal = bits_as<uint32_t>(bits_as<float>((magnitude << 13) + (113u << 23)) -
-                                         bits_as<float>(113u << 23));
-  uint32_t bits = magnitude >= 0x7c00u ? special : magnitude < 0x0400u ? subnormal : normal;
-  return bits_as<float>(bits | sign);
-}
+inline float widen(BFloat16 value) { return widen_bfloat16<float>(uint32_t{value.bits}); }
+inline float widen(Half value) { return widen_half<float>(uint32_t{value.bits}); }
 
 inline void narrow(float value, float& to) { to = value; }
 inline void narrow(double value, double& to) { to = value; }
 inline void narrow(float value, BFloat16& to) {
-  uint32_t bits = bits_as<uint32_t>(value);
-  uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-  uint32_t nan = (bits >> 16) | 0x40u;
-  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+  to.bits = static_cast<uint16_t>(narrow_bfloat16<uint32_t>(value));
 }
 inline void narrow(float value, Half& to) {
-  uint32_t bits = bits_as<uint32_t>(value), magnitude = bits & 0x7fffffffu;
-  uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1)) >> 13;
-  // Adding 0.5 leaves the 24 bits of a float's significand at half's subnormal spacing, rounded.
-  uint32_t subnormal =
-      bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - bits_as<uint32_t>(0.5f);
-  uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
-  uint32_t result = magnitude > 0x7f800000u    ? 0x7e00u | (magnitude >> 13 & 0x3ffu)
-                    : magnitude >= 0x477ff000u ? 0x7c00u
-                                               : finite;
-  to.bits = static_cast<uint16_t>(result | (bits >> 16 & 0x8000u));
+  to.bits = static_cast<uint16_t>(narrow_half<uint32_t>(value));
 }
 
 template <class X>

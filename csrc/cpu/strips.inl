@@ -25,46 +25,6 @@ inline void transpose(typename Vector<T>::type* v) {
   transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
-// Fewer than 2·SIZE elements, as two blocks that overlap.
-template <int64_t SIZE, class S>
-inline void copy_few(const S* from, int64_t count, S* to) {
-  if constexpr (SIZE > 0) {
-    if (count < SIZE) return copy_few<SIZE / 2>(from, count, to);
-    __builtin_memcpy(to, from, SIZE * sizeof(S));
-    __builtin_memcpy(to + count - SIZE, from + count - SIZE, SIZE * sizeof(S));
-  }
-}
-
-template <class T, class S>
-inline typename Vector<T>::type load_few(const S* from, int64_t count) {
-  constexpr int64_t lanes = Vector<T>::lanes;
-  if (count >= lanes) return load<T>(from);
-  S few[lanes] = {};
-  copy_few<lanes / 2>(from, count, few);
-  return load<T>(few);
-}
-
-// Rounds a vector to the storage type.
-template <class T, class S>
-inline void store(typename Vector<T>::type value, S* to) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    *reinterpret_cast<typename Vector<T>::type*>(to) = value;
-  } else {
-    S rounded[Vector<T>::lanes];
-    for (int64_t i = 0; i < Vector<T>::lanes; ++i) narrow(value[i], rounded[i]);
-    __builtin_memcpy(to, rounded, sizeof(rounded));
-  }
-}
-
-template <class T, class S>
-inline void store_few(typename Vector<T>::type value, int64_t count, S* to) {
-  constexpr int64_t lanes = Vector<T>::lanes;
-  if (count >= lanes) return store<T>(value, to);
-  S few[lanes];
-  store<T>(value, few);
-  copy_few<lanes / 2>(few, count, to);
-}
-
 // to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines.
 template <class S, class T>
 inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
@@ -74,7 +34,7 @@ inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_
   for (int64_t i = 0; i < count; i += lanes) {
     V v[lanes] = {};
     for (int64_t line = 0; line < least(lines, lanes); ++line)
-      v[line] = load_few<T>(from + line * stride + i, count - i);
+      v[line] = load_some<T>(from + line * stride + i, count - i);
     transpose<T>(v);
     for (int64_t k = 0; k < least(lanes, count - i); ++k)
       *reinterpret_cast<V*>(to + (i + k) * step) = v[k];
@@ -93,7 +53,7 @@ inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t
       v[k] = *reinterpret_cast<const V*>(from + (i + k) * step);
     transpose<T>(v);
     for (int64_t line = 0; line < least(lines, lanes); ++line)
-      store_few<T>(v[line], count - i, to + line * stride + i);
+      store_some<T>(v[line], count - i, to + line * stride + i);
   }
 }
 

@@ -6,13 +6,6 @@
 // or row by row (a[i·lda + k]), whichever the tensor at hand makes a plain copy. One template,
 // written with the compiler's vector types, serves float and double and every instruction set.
 
-template <class T>
-struct Vector {
-  typedef T type
-      __attribute__((vector_size(FULLCONV_VECTOR_BYTES), aligned(alignof(T)), may_alias));
-  static constexpr int64_t lanes = FULLCONV_VECTOR_BYTES / sizeof(T);
-};
-
 // The tile fills the registers: kRows·kVectors accumulators, a row of b and one broadcast element
 // of a. Of 32 registers 14x2 leaves 2; of 16, 6x2 leaves 2.
 constexpr int64_t kRows = FULLCONV_TILE_ROWS;

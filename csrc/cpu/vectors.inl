@@ -1,0 +1,71 @@
+// Vectors of any storage type, whole or in part: widened when loaded, rounded when stored.
+
+template <class T>
+struct Vector {
+  typedef T type
+      __attribute__((vector_size(FULLCONV_VECTOR_BYTES), aligned(alignof(T)), may_alias));
+  static constexpr int64_t lanes = FULLCONV_VECTOR_BYTES / sizeof(T);
+};
+
+typedef uint32_t Words __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
+typedef uint16_t HalfWords __attribute__((vector_size(FULLCONV_VECTOR_BYTES / 2)));
+
+template <class T, class S>
+inline typename Vector<T>::type load(const S* from) {
+  using V = typename Vector<T>::type;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return *reinterpret_cast<const V*>(from);
+  } else {
+    HalfWords bits;
+    __builtin_memcpy(&bits, from, sizeof(bits));
+    Words words = __builtin_convertvector(bits, Words);
+    if constexpr (std::is_same_v<S, Half>)
+      return widen_half<V>(words);
+    else
+      return widen_bfloat16<V>(words);
+  }
+}
+
+template <class T, class S>
+inline void store(typename Vector<T>::type value, S* to) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    *reinterpret_cast<typename Vector<T>::type*>(to) = value;
+  } else {
+    Words words;
+    if constexpr (std::is_same_v<S, Half>)
+      words = narrow_half<Words>(value);
+    else
+      words = narrow_bfloat16<Words>(value);
+    HalfWords bits = __builtin_convertvector(words, HalfWords);
+    __builtin_memcpy(to, &bits, sizeof(bits));
+  }
+}
+
+// Fewer than 2·SIZE elements, as two blocks that overlap.
+template <int64_t SIZE, class S>
+inline void copy_few(const S* from, int64_t count, S* to) {
+  if constexpr (SIZE > 0) {
+    if (count < SIZE) return copy_few<SIZE / 2>(from, count, to);
+    __builtin_memcpy(to, from, SIZE * sizeof(S));
+    __builtin_memcpy(to + count - SIZE, from + count - SIZE, SIZE * sizeof(S));
+  }
+}
+
+// The first `count` lanes; the others are zero.
+template <class T, class S>
+inline typename Vector<T>::type load_some(const S* from, int64_t count) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  if (count >= lanes) return load<T>(from);
+  S some[lanes] = {};
+  copy_few<lanes / 2>(from, count, some);
+  return load<T>(some);
+}
+
+template <class T, class S>
+inline void store_some(typename Vector<T>::type value, int64_t count, S* to) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  if (count >= lanes) return store<T>(value, to);
+  S some[lanes];
+  store<T>(value, some);
+  copy_few<lanes / 2>(some, count, to);
+}

@@ -7,13 +7,16 @@ INSTALLED := .venv/installed
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train test lint format wheel clean
+.PHONY: help train bench test lint format wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
+
+bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 15 minutes
+	$(BIN)/python -m torch_fullconv bench --threads 1 2 --dtype float32 float64 bfloat16
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
@@ -43,5 +46,5 @@ $(INSTALLED): $(SOURCES)
 	$(BIN)/python -c 'import torch; exit(torch.__version__ < (2, 10))' 2>/dev/null \
 	  || $(BIN)/pip install torch==2.13.0
 	$(BIN)/pip install 'setuptools>=77' wheel ninja numpy
-	$(BIN)/pip install --no-build-isolation --editable '.[test,examples,dev]'
+	$(BIN)/pip install --no-build-isolation --editable '.[test,bench,examples,dev]'
 	touch $@

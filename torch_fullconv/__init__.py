@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from . import functional
 from .algorithms import algorithm
+from .convert import convert, revert
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
 __version__ = version("torch_fullconv")
@@ -15,5 +16,7 @@ __all__ = [
     "LazyConvTranspose2d",
     "__version__",
     "algorithm",
+    "convert",
     "functional",
+    "revert",
 ]

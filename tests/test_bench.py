@@ -1,0 +1,83 @@
+"""The command line: the suite is what it should be, and figures are consistent."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torch_fullconv import ops
+from torch_fullconv.bench.layers import LAYERS
+from torch_fullconv.bench.measure import LAYOUTS, PASSES
+from torch_fullconv.bench.models import MODELS
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "torch_fullconv", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_suite():
+    assert len(LAYERS) >= 30
+    assert len({layer.name for layer in LAYERS}) == len(LAYERS)
+    for layer in LAYERS:
+        x = torch.empty(layer.input_shape, device="meta")
+        f = torch.empty(layer.filter_shape, device="meta")
+        geometry = layer.stride, layer.padding, layer.dilation, layer.groups
+        y = F.conv2d(x, f, None, *geometry)
+        assert y.shape == layer.output_shape
+        assert layer.flops == 2 * y.numel() * f[0].numel()
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m.training], ids=lambda m: m.name)
+def test_the_models(model):
+    _, c, h, w = model.input
+    y = model.build()(torch.zeros(2, c, h // 2, w // 2))
+    assert y.shape[0] == 2
+    assert y.isfinite().all()
+
+
+def test_bench(tmp_path):
+    saved, text, plots = tmp_path / "figures.json", tmp_path / "tables.md", tmp_path / "plots"
+    arguments = "--layers", "post*", "--models", "", "--threads", "1", "2", "--budget", "0.01"
+    files = "--json", saved, "--markdown", text, "--plots", plots
+    done = command("bench", *arguments, *map(str, files))
+    assert done.returncode == 0, done.stderr
+    assert "post 3x3 by 2x2" in done.stdout
+    found = json.loads(saved.read_text())
+    assert [(m["what"], m["threads"]) for m in found["layers"]] == [
+        (what, threads) for threads in (1, 2) for what in PASSES
+    ]
+    for m in found["layers"]:
+        assert set(m["ours"]) == set(m["stock"]) == set(LAYOUTS)
+        assert m["ratio"] == min(m["stock"].values()) / min(m["ours"].values())
+        assert m["flops"] == 2 * 4 * 4
+    assert "| layer | pass |" in text.read_text()
+    pictures = {f"{kind}-float32-{n}.png" for kind in ("ratios", "roofline") for n in (1, 2)}
+    assert {p.name for p in plots.iterdir()} == pictures
+
+
+def test_bench_of_nothing_is_an_error():
+    done = command("bench", "--layers", "", "--models", "")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "no layer and no model has such a name"
+
+
+def test_info():
+    stem = "--input", "8x3x224x224", "--filter", "64x3x7x7", "--stride", "2", "--padding", "3"
+    done = command("info", *stem)
+    assert done.returncode == 0, done.stderr
+    assert f"torch {torch.__version__}" in done.stdout
+    assert f"instruction set {ops.instruction_set()}" in done.stdout
+    assert "input gradient  scatter" in done.stdout
+    assert "winograd" in command("info").stdout
+    assert "four sizes" in command("info", "--input", "8x64").stderr

@@ -1,0 +1,99 @@
+"""The suite: layers of well-known networks, as data.
+
+Batches are such that one forward pass takes some milliseconds on one core.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Layer(NamedTuple):
+    """A convolution layer and its input; square images and kernels."""
+
+    name: str
+    batch: int
+    channels: int  # C
+    size: int  # H = W
+    filters: int  # K
+    kernel: int  # R = S
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def output(self) -> int:
+        """P = Q."""
+        span = self.size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+        return span // self.stride + 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.channels, self.size, self.size
+
+    @property
+    def filter_shape(self) -> tuple[int, int, int, int]:
+        return self.filters, self.channels // self.groups, self.kernel, self.kernel
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.filters, self.output, self.output
+
+    @property
+    def flops(self) -> int:
+        """Of the definition: a multiplication and an addition for each term."""
+        terms = self.channels // self.groups * self.kernel**2
+        return 2 * self.batch * self.filters * self.output**2 * terms
+
+
+LAYERS = (
+    Layer("post 3x3 by 2x2", 1, 1, 3, 1, 2),
+    Layer("LeNet 1", 128, 1, 28, 6, 5, padding=2),
+    Layer("LeNet 2", 128, 6, 14, 16, 5),
+    Layer("MNIST 1", 128, 1, 28, 32, 3),
+    Layer("CIFAR 1", 64, 3, 32, 64, 3, padding=1),
+    Layer("ResNet-20 stage 1", 64, 16, 32, 16, 3, padding=1),
+    Layer("ResNet-20 stage 2", 64, 32, 16, 32, 3, padding=1),
+    Layer("ResNet-20 stage 3", 64, 64, 8, 64, 3, padding=1),
+    Layer("ResNet-20 stride 2", 64, 16, 32, 32, 3, 2, 1),
+    Layer("ResNet stem", 4, 3, 224, 64, 7, 2, 3),
+    Layer("ResNet-18 stage 1", 8, 64, 56, 64, 3, padding=1),
+    Layer("ResNet-18 stage 2", 8, 128, 28, 128, 3, padding=1),
+    Layer("ResNet-18 stage 3", 8, 256, 14, 256, 3, padding=1),
+    Layer("ResNet-18 stage 4", 8, 512, 7, 512, 3, padding=1),
+    Layer("ResNet-18 stride 2 a", 8, 64, 56, 128, 3, 2, 1),
+    Layer("ResNet-18 stride 2 b", 8, 256, 14, 512, 3, 2, 1),
+    Layer("ResNet-18 shortcut", 8, 64, 56, 128, 1, 2),
+    Layer("ResNet-18 stage 2, batch 1", 1, 128, 28, 128, 3, padding=1),
+    Layer("ResNet-18 stage 4, batch 1", 1, 512, 7, 512, 3, padding=1),
+    Layer("ResNet-50 1x1 64-256", 8, 64, 56, 256, 1),
+    Layer("ResNet-50 1x1 256-64", 8, 256, 56, 64, 1),
+    Layer("ResNet-50 1x1 256-1024", 8, 256, 14, 1024, 1),
+    Layer("ResNet-50 1x1 2048-512", 8, 2048, 7, 512, 1),
+    Layer("VGG-16 1", 1, 3, 224, 64, 3, padding=1),
+    Layer("VGG-16 3", 1, 64, 112, 128, 3, padding=1),
+    Layer("VGG-16 8", 1, 256, 28, 512, 3, padding=1),
+    Layer("ResNeXt 4 a group", 4, 128, 56, 128, 3, padding=1, groups=32),
+    Layer("ResNeXt 8 a group", 8, 256, 28, 256, 3, padding=1, groups=32),
+    Layer("ResNeXt stride 2", 8, 256, 56, 256, 3, 2, 1, groups=32),
+    Layer("MobileNetV2 stem", 8, 3, 224, 32, 3, 2, 1),
+    Layer("MobileNetV2 expand", 8, 24, 56, 144, 1),
+    Layer("MobileNetV2 project", 8, 144, 56, 24, 1),
+    Layer("MobileNetV2 depthwise", 8, 144, 56, 144, 3, padding=1, groups=144),
+    Layer("MobileNetV2 depthwise, stride 2", 8, 96, 112, 96, 3, 2, 1, groups=96),
+    Layer("MobileNetV2 depthwise, 7x7 image", 8, 960, 7, 960, 3, padding=1, groups=960),
+    Layer("EfficientNet depthwise 5x5", 8, 240, 28, 240, 5, padding=2, groups=240),
+    Layer("EfficientNet depthwise 5x5, stride 2", 8, 144, 56, 144, 5, 2, 2, groups=144),
+    Layer("ConvNeXt depthwise 7x7", 8, 96, 56, 96, 7, padding=3, groups=96),
+    Layer("ConvNeXt depthwise 7x7, deep", 8, 384, 14, 384, 7, padding=3, groups=384),
+    Layer("ConvNeXt stem", 8, 3, 224, 96, 4, 4),
+    Layer("DeepLab dilation 2", 2, 256, 28, 256, 3, padding=2, dilation=2),
+    Layer("DeepLab dilation 12", 1, 512, 28, 256, 3, padding=12, dilation=12),
+    Layer("U-Net down", 2, 64, 128, 64, 3, padding=1),
+    Layer("U-Net up", 2, 128, 64, 64, 3, padding=1),
+    Layer("U-Net head", 2, 64, 128, 2, 1),
+    Layer("super-resolution 9x9", 2, 1, 128, 64, 9, padding=4),
+    Layer("super-resolution 5x5", 2, 64, 128, 32, 5, padding=2),
+    Layer("super-resolution 5x5, last", 2, 32, 128, 1, 5, padding=2),
+)

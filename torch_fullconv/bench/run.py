@@ -1,0 +1,96 @@
+"""`python -m torch_fullconv bench`: measures what was asked for, shows and saves it."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from . import measure, peers, plots, report
+from .layers import LAYERS
+from .models import MODELS
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+Item = TypeVar("Item")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument("--layers", default="*", help="those whose names match this pattern")
+    parser.add_argument("--models", default="*", help="the same for models; '' for none")
+    parser.add_argument("--passes", nargs="+", choices=measure.PASSES, default=measure.PASSES)
+    parser.add_argument("--budget", type=float, default=0.3, help="seconds a layer and pass")
+    parser.add_argument("--peers", action="store_true", help="onnxruntime, OpenVINO, JAX as well")
+    parser.add_argument("--json", type=Path, help="save every figure")
+    parser.add_argument("--markdown", type=Path, help="save the tables")
+    parser.add_argument("--plots", type=Path, help="save pictures in this folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    missing = [name for name in ("rich", "matplotlib") if not importlib.util.find_spec(name)]
+    if missing:
+        raise SystemExit(
+            f"the benchmark needs {' and '.join(missing)}: pip install 'torch_fullconv[bench]'"
+        )
+    layers = [layer for layer in LAYERS if fnmatch.fnmatch(layer.name, arguments.layers)]
+    models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
+    if not layers and not models:
+        raise SystemExit("no layer and no model has such a name")
+    machines: report.Machines = {}
+    of_layers: list[measure.Measurement] = []
+    of_models: list[measure.Measurement] = []
+    of_peers: dict[str, dict[str, float]] = {}
+    before = torch.get_num_threads()
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        of = f"{threads} thread{'s' if threads > 1 else ''}"
+        for dtype in arguments.dtype:
+            machines[dtype, threads] = measure.machine(getattr(torch, dtype))
+            for layer, what in progress(
+                f"layers, {dtype}, {of}", [(lr, w) for lr in layers for w in arguments.passes]
+            ):
+                of_layers.append(
+                    measure.measure_layer(layer, what, getattr(torch, dtype), arguments.budget)
+                )
+        for model in progress(f"models, {of}", models):
+            of_models.append(
+                measure.measure_model(
+                    model.name, model.build, model.input, model.training, arguments.budget
+                )
+            )
+        if models:
+            of_models.append(measure.measure_latency(arguments.budget))
+    if arguments.peers:
+        of_peers = {
+            layer.name: peers.measure_peers(layer, arguments.budget)
+            for layer in progress("peers", layers)
+        }
+    torch.set_num_threads(before)
+    tables = report.tables(of_layers, of_models, machines, of_peers)
+    report.show(tables)
+    if arguments.json:
+        report.save_json(arguments.json, of_layers, of_models, machines, of_peers)
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(tables))
+    if arguments.plots:
+        arguments.plots.mkdir(parents=True, exist_ok=True)
+        for (dtype, threads), group in report.by_run(of_layers):
+            run = f"{dtype}-{threads}.png"
+            plots.plot_ratios(arguments.plots / f"ratios-{run}", group)
+            plots.plot_roofline(
+                arguments.plots / f"roofline-{run}", group, machines[dtype, threads]
+            )
+
+
+def progress(what: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with a progress bar on the terminal's error stream."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(list(items), what, console=Console(stderr=True), transient=True))

@@ -1,50 +1,41 @@
-// Depthwise layers with their channels beside each other: vectors run along the channels, and each
-// channel keeps its own sum.
+// correlate for depthwise layers and narrow groups: vectors run along the result's channels, across
+// the groups, and a band (bands.inl) holds what they meet:
 //
-//     result[position][c] = Σ_tap filter[tap][c] · source[position + tap][c]
-//     filter[tap][c]      = Σ_position grad[position][c] · source[position + tap][c]
+//     result[position][lane] = bias[lane] + Σ_{d,tap} filter[d][tap][lane] ·
+//                                                     band[offset(d, tap) + position][lane]
 //
-// A pointer for each (tap, position) of a piece of a row leads into the source, or to a line of
-// zeros where the padding is; all channels share them. The first sum keeps kPiece positions in
-// registers while it walks the taps, the second kPiece taps while it walks the positions of a row.
-// Scratch a task: the pointers of a row, the line of zeros.
+// Some neighbours of a row stay in registers while the kernel walks the taps: a multiply-add for
+// each load. Scratch a task: the band, and as many pixels of the result where that is not written
+// at once.
 
-constexpr int64_t kPiece = 8;
+constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
-template <class T, class S>
-inline typename Vector<T>::type load(const S* from) {
-  if constexpr (sizeof(S) == sizeof(T)) {
-    return *reinterpret_cast<const typename Vector<T>::type*>(from);
-  } else {
-    T wide[Vector<T>::lanes];
-    for (int64_t i = 0; i < Vector<T>::lanes; ++i) wide[i] = widen(from[i]);
-    return *reinterpret_cast<const typename Vector<T>::type*>(wide);
+template <class T, int COUNT>
+void sum_across(int64_t depth, const T* filter, const T* from, const int64_t* offsets,
+                typename Vector<T>::type start, T* to, int64_t step) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
+  V sum[COUNT];
+#pragma GCC unroll 16
+  for (int i = 0; i < COUNT; ++i) sum[i] = start;
+  for (int64_t k = 0; k < depth; ++k) {
+    V f = load<T>(filter + k * lanes);
+    const T* at = from + offsets[k];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i) sum[i] += f * load<T>(at + i * lanes);
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < COUNT; ++i) store<T>(sum[i], to + i * step);
 }
 
-template <class T, class S>
-inline typename Vector<T>::type load_some(const S* from, int64_t count) {
-  if (count >= Vector<T>::lanes) return load<T>(from);
-  T wide[Vector<T>::lanes] = {};
-  for (int64_t i = 0; i < count; ++i) wide[i] = widen(from[i]);
-  return *reinterpret_cast<const typename Vector<T>::type*>(wide);
+template <class T, int COUNT = kAcross>
+void sum_some(int64_t count, int64_t depth, const T* filter, const T* from, const int64_t* offsets,
+              typename Vector<T>::type start, T* to, int64_t step) {
+  if constexpr (COUNT > 1)
+    if (count < COUNT)
+      return sum_some<T, COUNT - 1>(count, depth, filter, from, offsets, start, to, step);
+  sum_across<T, COUNT>(depth, filter, from, offsets, start, to, step);
 }
-
-// Pointers to what row `row` of sample n meets, channel 0: [piece of the row][tap][kPiece].
-template <class S>
-void find_pieces(const Patches<S>& p, int64_t n, int64_t row, const S* zeros, const S** to) {
-  for (int64_t first = 0; first < p.w.positions; first += kPiece)
-    for (int64_t tap = 0; tap < p.h.taps * p.w.taps; ++tap) {
-      int64_t y = source_index(p.h, tap / p.w.taps, row);
-      const S* line = p.data + n * p.strides.n + y * p.strides.h;
-      for (int64_t i = first; i < first + kPiece; ++i) {
-        int64_t x = y < 0 || i >= p.w.positions ? -1 : source_index(p.w, tap % p.w.taps, i);
-        *to++ = x < 0 ? zeros : line + x * p.strides.w;
-      }
-    }
-}
-
-inline int64_t pieces_of_row(const AxisMap& w) { return quotient_up(w.positions, kPiece); }
 
 template <class S>
 struct Channels {
@@ -52,161 +43,155 @@ struct Channels {
   using V = typename Vector<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
+  static bool narrow_groups(const CorrelateJob& job) {
+    return job.components == 1 && blocks(job).fit();
+  }
   static bool fits(const CorrelateJob& job) {
-    return job.rows_along_vectors && job.source.c == 1 && job.result.c == 1 && job.depth == 1 &&
-           job.rows == 1 && job.components == 1;
+    return narrow_groups(job) && Band<S>::fits(job.h, job.w, job.depth);
   }
 
-  // [tap][channel], as one panel.
-  static int64_t pack_filter_tasks(const CorrelateJob& job) { return job.segments; }
+  // [segment][block][depth][tap][lane]
+  static int64_t pack_filter_tasks(const CorrelateJob& job) {
+    return job.segments * blocks(job).count();
+  }
   static int64_t packed_filter_size(const CorrelateJob& job) {
-    return job.segments * job.h.taps * job.w.taps * padded(job) * sizeof(T);
+    return pack_filter_tasks(job) * terms(job) * lanes * sizeof(T);
   }
   static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
-                          int64_t segment) {
-    T* to = static_cast<T*>(packed) + segment * job.h.taps * job.w.taps * padded(job);
-    const S* from = static_cast<const S*>(filter.data) + segment * filter.segment;
-    T special = 0;
-    for (int64_t tap = 0; tap < job.h.taps * job.w.taps; ++tap, to += padded(job)) {
-      const S* at =
-          from + job.h.tap[tap / job.w.taps] * filter.r + job.w.tap[tap % job.w.taps] * filter.s;
-      copy(to, 1, at, filter.group, job.groups);
-      for (int64_t c = 0; c < job.groups; ++c) special += to[c] * 0;
-      clear(to + job.groups, 1, padded(job) - job.groups);
-    }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+                          int64_t task) {
+    ChannelBlocks all = blocks(job);
+    int64_t block = task % all.count(), segment = task / all.count();
+    T* to = static_cast<T*>(packed) + task * terms(job) * lanes;
+    const S* from = static_cast<const S*>(filter.data) + segment * filter.segment +
+                    all.first(block) * filter.group;
+    if (all.some(block) * job.rows < lanes) clear(to, 1, terms(job) * lanes);
+    for (int64_t g = 0; g < all.some(block); ++g)
+      for (int64_t m = 0; m < job.rows; ++m) {
+        T* lane = to + g * job.rows + m;
+        for (int64_t d = 0; d < job.depth; ++d)
+          for (int64_t r = 0; r < job.h.taps; ++r) {
+            const S* at = from + g * filter.group + m * filter.row + d * filter.depth +
+                          job.h.tap[r] * filter.r;
+            for (int64_t s = 0; s < job.w.taps; ++s, lane += lanes)
+              *lane = widen(at[job.w.tap[s] * filter.s]);
+          }
+      }
+    V special = {};  // to which a NaN or Inf, times 0, adds a NaN
+    for (int64_t k = 0; k < terms(job); ++k) special += load<T>(to + k * lanes) * 0;
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      if (special[lane] != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
   static int64_t tasks(const CorrelateJob& job) {
-    return job.segments * job.batch * job.h.positions;
+    Cut cut(job);
+    return job.segments * job.batch * cut.bands * cut.parts;
   }
 
   static int64_t scratch(const CorrelateJob& job) {
-    int64_t pointers = pieces_of_row(job.w) * job.h.taps * job.w.taps * kPiece;
-    return pointers * sizeof(void*) + padded(job) * sizeof(S);
+    Cut cut(job);
+    return Band<S>::scratch(LineLayout(job.h, job.w, 0, cut.rows, 1), job.depth) +
+           cut.rows * job.w.positions * FULLCONV_VECTOR_BYTES + terms(job) * sizeof(int64_t);
   }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
-    int64_t row = task % job.h.positions, sample = task / job.h.positions;
-    int64_t taps = job.h.taps * job.w.taps, width = padded(job);
-    const S** pointers = static_cast<const S**>(scratch);
-    S* zeros = reinterpret_cast<S*>(pointers + pieces_of_row(job.w) * taps * kPiece);
-    __builtin_memset(zeros, 0, width * sizeof(S));
-    Patches<S> from{static_cast<const S*>(job.source.data), job.source, job.h, job.w};
-    find_pieces(from, sample, row, zeros, pointers);
+    Cut cut(job);
+    int64_t part = task % cut.parts, row = task / cut.parts % cut.bands * cut.rows;
+    int64_t sample = task / cut.parts / cut.bands;
+    int64_t rows = least(cut.rows, job.h.positions - row);
 
-    const T* filter = static_cast<const T*>(job.filter) + sample / job.batch * taps * width;
-    const S* bias = static_cast<const S*>(job.bias);
-    S* result = static_cast<S*>(job.result.data) + sample * job.result.n +
-                job.h.position[row] * job.result.h;
-    for (int64_t first = 0; first < job.w.positions; first += kPiece, pointers += taps * kPiece) {
-      int64_t count = least(kPiece, job.w.positions - first);
-      for (int64_t c = 0; c < job.groups; c += lanes) {
-        int64_t some = least(lanes, job.groups - c);
-        V sum[kPiece] = {};
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          V f = load<T>(filter + tap * width + c);
-          const S* const* at = pointers + tap * kPiece;
-#pragma GCC unroll 8
-          for (int64_t i = 0; i < kPiece; ++i) sum[i] += f * load_some<T>(at[i] + c, some);
-        }
-        for (int64_t i = 0; i < count; ++i) {
-          S* to = result + job.w.position[first + i] * job.result.w + c;
-          for (int64_t lane = 0; lane < some; ++lane)
-            narrow(bias ? sum[i][lane] + widen(bias[(c + lane) * job.bias_stride]) : sum[i][lane],
-                   to[lane]);
-        }
-      }
+    LineLayout layout(job.h, job.w, row, rows, 1);
+    T* data = static_cast<T*>(scratch);
+    T* pixels = data + job.depth * layout.plane() * lanes;
+    int64_t* offsets = reinterpret_cast<int64_t*>(pixels + rows * job.w.positions * lanes);
+    Band<S> band(job.h, job.w, row, rows, job.depth, job.rows, data, offsets + terms(job));
+    band.find_offsets(offsets);
+
+    ChannelBlocks all = blocks(job);
+    const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
+    for (int64_t block = all.count() * part / cut.parts;
+         block < all.count() * (part + 1) / cut.parts; ++block) {
+      band.fill(source + all.first(block) * job.depth * job.source.c, all.some(block) * job.depth,
+                job.source);
+      run_block(job, sample, block, row, rows, band, offsets, pixels);
     }
   }
 
  private:
-  static int64_t padded(const CorrelateJob& job) { return round_up(job.groups, lanes); }
-};
+  // A task: a band of rows of one sample, for some of the blocks of channels.
+  struct Cut {
+    int64_t rows, bands, parts;
+    explicit Cut(const CorrelateJob& job)
+        : rows(Band<S>::row_block(job.h, job.w, job.depth)),
+          bands(quotient_up(job.h.positions, rows)),
+          parts(blocks(job).parts(rows * job.w.positions * terms(job))) {}
+  };
 
-template <class S>
-struct ChannelsWeight {
-  using T = typename Compute<S>::type;
-  using V = typename Vector<T>::type;
-  static constexpr int64_t lanes = Vector<T>::lanes;
-
-  static bool fits(const WeightJob& job) {
-    return job.input.c == 1 && job.grad.c == 1 && job.channels == 1 && job.filters == 1 &&
-           job.components == 1 && job.groups > 1;
-  }
-
-  // Parts of at least 8 rows, and no more than 64 of them.
-  static int64_t splits(const WeightJob& job) {
-    return least<int64_t>(64, quotient_up(rows(job) + 1, 8));
-  }
-  static int64_t partial_size(const WeightJob& job) {
-    return tasks(job) * taps(job) * padded(job) * sizeof(T);
-  }
-  static int64_t tasks(const WeightJob& job) { return job.segments * job.splits; }
-  static int64_t scratch(const WeightJob& job) {
-    return pieces_of_row(job.w) * taps(job) * kPiece * sizeof(void*) + padded(job) * sizeof(S);
-  }
-
-  static void run(const WeightJob& job, int64_t task, void* scratch) {
-    int64_t segment = task / job.splits, split = task % job.splits, width = padded(job);
-    T* sums = partial(job, segment, split);
-    clear(sums, 1, taps(job) * width);
-    const S** pointers = static_cast<const S**>(scratch);
-    S* zeros = reinterpret_cast<S*>(pointers + pieces_of_row(job.w) * taps(job) * kPiece);
-    __builtin_memset(zeros, 0, width * sizeof(S));
-    Patches<S> from{static_cast<const S*>(job.input.data), job.input, job.h, job.w};
-    for (int64_t row = rows(job) * split / job.splits; row < rows(job) * (split + 1) / job.splits;
-         ++row) {
-      int64_t n = segment * job.batch + row / job.h.positions, i = row % job.h.positions;
-      find_pieces(from, n, i, zeros, pointers);
-      const S* grad = static_cast<const S*>(job.grad.data) + n * job.grad.n + i * job.grad.h;
-      for (int64_t c = 0; c < job.groups; c += lanes)
-        for (int64_t tap = 0; tap < taps(job); tap += kPiece)
-          add_row(job, pointers, grad + c, tap, c, sums + tap * width + c);
+  static void run_block(const CorrelateJob& job, int64_t sample, int64_t block, int64_t row,
+                        int64_t rows, const Band<S>& band, const int64_t* offsets, T* pixels) {
+    ChannelBlocks all = blocks(job);
+    int64_t count = all.some(block) * job.rows, channel = all.first(block) * job.rows;
+    T bias[lanes] = {};
+    if (job.bias)
+      copy(bias, 1, static_cast<const S*>(job.bias) + channel * job.bias_stride, job.bias_stride,
+           count);
+    const T* filter = static_cast<const T*>(job.filter) +
+                      (sample / job.batch * all.count() + block) * terms(job) * lanes;
+    S* result = static_cast<S*>(job.result.data) + sample * job.result.n + channel * job.result.c;
+    bool direct =
+        sizeof(S) == sizeof(T) && job.result.c == 1 && count == lanes && job.w.position_step > 0;
+    int64_t pieces = quotient_up(job.w.positions, kAcross);
+    int64_t piece = quotient_up(job.w.positions, pieces);
+    int64_t step = direct ? job.w.position_step * job.result.w : lanes;
+    for (int64_t i = 0; i < rows; ++i) {
+      T* to = direct ? reinterpret_cast<T*>(result + job.h.position[row + i] * job.result.h +
+                                            job.w.position[0] * job.result.w)
+                     : pixels + i * job.w.positions * lanes;
+      const T* from = band.line(i * job.h.step);
+      for (int64_t j = 0; j < job.w.positions; j += piece)
+        sum_some<T>(least(piece, job.w.positions - j), terms(job), filter, from + j * lanes,
+                    offsets, load<T>(bias), to + j * step, step);
     }
+    if (!direct) store_pixels(job, result, count, row, rows, pixels);
   }
 
-  static int64_t reduce_tasks(const WeightJob& job) { return job.segments * taps(job); }
-
-  static void reduce(const WeightJob& job, int64_t task) {
-    int64_t segment = task / taps(job), tap = task % taps(job), width = padded(job);
-    T* sum = partial(job, segment, 0) + tap * width;
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = partial(job, segment, split) + tap * width;
-      for (int64_t c = 0; c < job.groups; ++c) sum[c] += part[c];
-    }
-    S* to = static_cast<S*>(job.result) + segment * job.segment + tap / job.w.taps * job.r +
-            tap % job.w.taps * job.s;
-    for (int64_t c = 0; c < job.groups; ++c) narrow(sum[c], to[c * job.k]);
+  static ChannelBlocks blocks(const CorrelateJob& job) {
+    return {job.depth, job.rows, job.groups, lanes};
   }
-
- private:
-  static int64_t taps(const WeightJob& job) { return job.h.taps * job.w.taps; }
-  static int64_t rows(const WeightJob& job) { return job.batch * job.h.positions; }
-  static int64_t padded(const WeightJob& job) { return round_up(job.groups, lanes); }
-  static T* partial(const WeightJob& job, int64_t segment, int64_t split) {
-    return static_cast<T*>(job.partial) + (segment * job.splits + split) * taps(job) * padded(job);
-  }
-
-  // One row's products with up to kPiece taps, for one vector of channels.
-  static void add_row(const WeightJob& job, const S* const* pointers, const S* grad, int64_t tap,
-                      int64_t c, T* sums) {
-    int64_t count = least(kPiece, taps(job) - tap), some = least(lanes, job.groups - c),
-            width = padded(job);
-    V sum[kPiece] = {};
-    for (int64_t i = 0; i < job.w.positions; ++i) {
-      V g = load_some<T>(grad + i * job.grad.w, some);
-      const S* const* at = pointers + (i / kPiece * taps(job) + tap) * kPiece + i % kPiece;
-      if (count == kPiece) {
-#pragma GCC unroll 8
-        for (int64_t t = 0; t < kPiece; ++t) sum[t] += g * load_some<T>(at[t * kPiece] + c, some);
-      } else {
-        for (int64_t t = 0; t < count; ++t) sum[t] += g * load_some<T>(at[t * kPiece] + c, some);
+  static int64_t taps(const CorrelateJob& job) { return job.h.taps * job.w.taps; }
+  static int64_t terms(const CorrelateJob& job) { return job.depth * taps(job); }
+  // Scatters rows of pixels to `count` channels from `to` on.
+  static void store_pixels(const CorrelateJob& job, S* to, int64_t count, int64_t row, int64_t rows,
+                           const T* pixels) {
+    const View& out = job.result;
+    const AxisMap &h = job.h, &w = job.w;
+    bool planar = out.w == 1 && w.position_step == 1;
+    if (planar && h.position_step == 1 && out.h == w.positions && rows * w.positions >= lanes)
+      return store_run(out, to + h.position[row] * out.h + w.position[0], count, pixels,
+                       rows * w.positions);
+    for (int64_t i = row; i < row + rows; ++i, pixels += w.positions * lanes) {
+      S* line = to + h.position[i] * out.h;
+      if (planar && w.positions >= lanes) {
+        store_run(out, line + w.position[0], count, pixels, w.positions);
+        continue;
+      }
+      for (int64_t j = 0; j < w.positions; ++j) {
+        S* at = line + w.position[j] * out.w;
+        if (out.c == 1 && count == lanes)
+          store<T>(load<T>(pixels + j * lanes), at);
+        else
+          for (int64_t c = 0; c < count; ++c) narrow(pixels[j * lanes + c], at[c * out.c]);
       }
     }
-    for (int64_t t = 0; t < count; ++t) {
-      V* to = reinterpret_cast<V*>(sums + t * width);
-      *to += sum[t];
+  }
+
+  // `run` pixels that lie beside each other in each of the channels.
+  static void store_run(const View& out, S* to, int64_t count, const T* pixels, int64_t run) {
+    for (int64_t p = 0; p < run; p += lanes) {  // the last block ends with the run
+      int64_t first = least(p, run - lanes);
+      V block[lanes];
+      for (int64_t k = 0; k < lanes; ++k) block[k] = load<T>(pixels + (first + k) * lanes);
+      transpose<T>(block);
+      for (int64_t c = 0; c < count; ++c) store<T>(block[c], to + c * out.c + first);
     }
   }
 };

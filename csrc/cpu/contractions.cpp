@@ -151,16 +151,15 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
 // Which form of full_convolve takes fewer steps, counted in vector operations a position: the
 // gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
 // scatter form adds each product once more. A tile of one row is half busy.
-bool scatter_is_cheaper(const Geometry& geometry, int64_t filters, int64_t channels,
-                        bool channels_last) {
-  if (geometry.h.padding != Padding::zeros) return true;
-  if (filters == 1 && channels == 1) return false;  // depthwise has ways of its own
+bool scatter_is_cheaper(const Geometry& geometry, const CorrelateJob& job) {
+  if (job.depth == 1 && job.rows == 1) return false;  // depthwise has ways of its own
   double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
   double inputs =
       1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
   constexpr int64_t packing = 1, adding = 3;
-  int64_t rows = channels_last ? (channels + 15) / 16 * 16 : std::max<int64_t>(channels, 2);
-  return outputs * channels * (filters + adding) < inputs * filters * (rows + packing);
+  int64_t rows =
+      job.rows_along_vectors ? (job.rows + 15) / 16 * 16 : std::max<int64_t>(job.rows, 2);
+  return outputs * job.rows * (job.depth + adding) < inputs * job.depth * (rows + packing);
 }
 
 void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
@@ -196,12 +195,12 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
                    const Array& filter, const Array* bias, const Array& result) {
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
-  if (scatter_is_cheaper(geometry, grad.size[1] / geometry.groups, result.size[1] / geometry.groups,
-                         channels_last(result)) ||
-      run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
-          AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
-    // After a run this is for a NaN or Inf in the filter, which the gather form has multiplied with
-    // the zeros around the gradient too.
+  CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, result);
+  bool gather = geometry.h.padding == Padding::zeros &&
+                (engine_of(dtype).narrow_groups(job) || !scatter_is_cheaper(geometry, job));
+  // The gather form multiplies a NaN or Inf in the filter with the zeros around the gradient too.
+  if (!gather ||
+      run(dtype, job, rows, AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
     scatter(dtype, geometry, segments, grad, rows, bias, result);
 }
 

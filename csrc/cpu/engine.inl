@@ -21,9 +21,11 @@ namespace {
 #include "pack.inl"
 #include "correlate.inl"
 #include "lines.inl"
+#include "bands.inl"
+#include "channels.inl"
 #include "scatter.inl"
 #include "weight.inl"
-#include "channels.inl"
+#include "channels_weight.inl"
 #include "lines_weight.inl"
 #include "channel_sum.inl"
 
@@ -57,7 +59,8 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {{correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
+  return {Channels<S>::narrow_groups,
+          {correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),

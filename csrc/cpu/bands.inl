@@ -1,0 +1,270 @@
+// Bands: what some rows of a result meet of the source, copied to cache with the channels of a
+// block in the lanes of vectors, whatever the tensor's layout. For narrow groups and depthwise
+// layers, where a vector of result channels spans whole groups:
+//
+//     band[d][v][u][lane] = source[group(lane)·depth + d] at row v, column u
+//
+// so that a sum over (d, tap) is one product of vectors a step for all groups of the block. A
+// tensor with its channels beside each other is read a vector a pixel, one with its columns beside
+// each other as square blocks of channels by positions, transposed in registers. The padding
+// stands in the band, and lines fall apart by the stride as in LineLayout.
+
+constexpr int64_t kStepsOfTask = 8192;
+constexpr int64_t kBandBytes = 1 << 17;  // of a band: half of a small second-level cache
+
+template <class T, class S>
+inline typename Vector<T>::type load(const S* from) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    return *reinterpret_cast<const typename Vector<T>::type*>(from);
+  } else {
+    T wide[Vector<T>::lanes];
+    for (int64_t i = 0; i < Vector<T>::lanes; ++i) wide[i] = widen(from[i]);
+    return *reinterpret_cast<const typename Vector<T>::type*>(wide);
+  }
+}
+
+template <class T, class S>
+inline typename Vector<T>::type load_some(const S* from, int64_t count) {
+  if (count >= Vector<T>::lanes) return load<T>(from);
+  T wide[Vector<T>::lanes] = {};
+  for (int64_t i = 0; i < count; ++i) wide[i] = widen(from[i]);
+  return *reinterpret_cast<const typename Vector<T>::type*>(wide);
+}
+
+template <class T, class S>
+inline void store(typename Vector<T>::type value, S* to) {
+  if constexpr (sizeof(S) == sizeof(T)) {
+    *reinterpret_cast<typename Vector<T>::type*>(to) = value;
+  } else {
+    T wide[Vector<T>::lanes];
+    *reinterpret_cast<typename Vector<T>::type*>(wide) = value;
+    for (int64_t i = 0; i < Vector<T>::lanes; ++i) narrow(wide[i], to[i]);
+  }
+}
+
+// Integers as wide as T: which lanes a shuffle takes.
+template <class T>
+struct Lanes {
+  using Integer = decltype(static_cast<std::make_signed_t<typename Bits<T>::type>>(0));
+  typedef Integer type __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
+};
+
+template <class T>
+inline typename Vector<T>::type pick(typename Vector<T>::type value, typename Lanes<T>::type from) {
+#if defined(__clang__)
+  typename Vector<T>::type result = {};
+  for (int64_t i = 0; i < Vector<T>::lanes; ++i) result[i] = value[from[i]];
+  return result;
+#else
+  return __builtin_shuffle(value, from);
+#endif
+}
+
+// One stage of a transposition: swaps the off-diagonal blocks of SIZE x SIZE.
+template <class T, int64_t SIZE, int64_t... LANE>
+inline void swap_blocks(typename Vector<T>::type* rows,
+                        std::integer_sequence<int64_t, LANE...> /*lanes*/) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < lanes; ++i) {
+    if (i & SIZE) continue;
+    typename Vector<T>::type a = rows[i], b = rows[i + SIZE];
+#if defined(__clang__)
+    rows[i] = __builtin_shufflevector(a, b, (LANE & SIZE ? lanes + LANE - SIZE : LANE)...);
+    rows[i + SIZE] = __builtin_shufflevector(a, b, (LANE & SIZE ? lanes + LANE : LANE + SIZE)...);
+#else
+    using Index = typename Lanes<T>::type;
+    rows[i] = __builtin_shuffle(a, b, Index{(LANE & SIZE ? lanes + LANE - SIZE : LANE)...});
+    rows[i + SIZE] = __builtin_shuffle(a, b, Index{(LANE & SIZE ? lanes + LANE : LANE + SIZE)...});
+#endif
+  }
+}
+
+// rows[i][j] = rows[j][i]
+template <class T, int64_t SIZE = Vector<T>::lanes / 2>
+inline void transpose(typename Vector<T>::type* rows) {
+  swap_blocks<T, SIZE>(rows, std::make_integer_sequence<int64_t, Vector<T>::lanes>());
+  if constexpr (SIZE > 1) transpose<T, SIZE / 2>(rows);
+}
+
+// How the channels of narrow groups fall into vectors: as many whole groups as fill one.
+struct ChannelBlocks {
+  int64_t depth, rows, groups, lanes;  // source and result channels of a group
+
+  // Whether that is worth it: a block's source channels fill one vector too, and the groups at
+  // least half of one.
+  bool fit() const {
+    return depth > 0 && rows > 0 && rows <= lanes && whole() * depth <= lanes &&
+           2 * groups * rows > lanes;
+  }
+  int64_t whole() const { return lanes / rows; }
+  int64_t count() const { return quotient_up(groups, whole()); }
+  int64_t first(int64_t block) const { return block * whole(); }
+  int64_t some(int64_t block) const { return least(whole(), groups - first(block)); }
+
+  // Parts that the blocks fall into, so that a task has some ten thousand of a block's `steps`.
+  int64_t parts(int64_t steps) const { return quotient_up(count(), 1 + kStepsOfTask / steps); }
+};
+
+template <class S>
+struct Band {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  using Index = typename Lanes<T>::type;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+
+  const AxisMap &h, &w;
+  LineLayout layout;
+  int64_t depth, rows;  // source and result channels of a group
+  T* data;
+  int64_t* place;      // [layout.line()] where a column stands in its line
+  int64_t low, high;   // columns of the source that the band has
+  Index order[lanes];  // [depth] the channels that the result's lanes meet
+
+  // For `count` rows of the result from `row` on. Blocks are filled in turn: each brings its own
+  // channels, the zeros around them stay.
+  Band(const AxisMap& h, const AxisMap& w, int64_t row, int64_t count, int64_t depth, int64_t rows,
+       T* data, int64_t* place)
+      : h(h),
+        w(w),
+        layout(h, w, row, count, 1),
+        depth(depth),
+        rows(rows),
+        data(data),
+        place(place) {
+    for (int64_t phase = 0; phase < layout.phases; ++phase)
+      for (int64_t i = 0; i < layout.phase_length; ++i)
+        place[i * layout.phases + phase] = (phase * layout.phase_length + i) * lanes;
+    for (int64_t d = 0; d < depth; ++d)
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        order[d][lane] = (lane / rows * depth + d) % lanes;
+    int64_t end = layout.first_u + layout.line();
+    low = least(end, layout.first_u > 0 ? layout.first_u : 0);
+    high = w.limit < low ? low : least(end, w.limit);
+    for (int64_t i = 0; i < layout.height; ++i) {
+      bool shown = shown_source(h, layout.first_v + i) >= 0;
+      for (int64_t u = layout.first_u; u < end; ++u)
+        if (!shown || u < low || u >= high) put(V{}, line(i) + place[u - layout.first_u]);
+    }
+  }
+
+  static int64_t scratch(const LineLayout& layout, int64_t depth) {
+    return depth * layout.plane() * FULLCONV_VECTOR_BYTES + layout.line() * sizeof(int64_t);
+  }
+  // Rows of the result whose band has kBandBytes, evened out.
+  static int64_t row_block(const AxisMap& h, const AxisMap& w, int64_t depth) {
+    LineLayout one(h, w, 0, 1, 1);
+    int64_t lines = kBandBytes / (FULLCONV_VECTOR_BYTES * depth * one.line());
+    int64_t most = lines > one.height ? 1 + (lines - one.height) / h.step : 1;
+    return quotient_up(h.positions, quotient_up(h.positions, most));
+  }
+  static bool fits(const AxisMap& h, const AxisMap& w, int64_t depth) {
+    if (h.taps * w.taps == 0 || h.positions * w.positions == 0) return false;
+    return LineLayout(h, w, 0, 1, 1).plane() * depth * FULLCONV_VECTOR_BYTES <= 8 * kBandBytes;
+  }
+
+  int64_t plane() const { return layout.plane() * lanes; }
+  T* line(int64_t i) const { return data + i * layout.line() * lanes; }
+
+  void find_offsets(int64_t* offsets) const {
+    for (int64_t d = 0; d < depth; ++d)
+      for (int64_t r = 0; r < h.taps; ++r)
+        for (int64_t s = 0; s < w.taps; ++s)
+          *offsets++ = d * plane() + (h.offset[r] - low_offset(h)) * layout.line() * lanes +
+                       place[w.offset[s] - low_offset(w)];
+  }
+
+  // `source` is the first of the block's `channels` in its sample.
+  void fill(const S* source, int64_t channels, const View& strides) const {
+    bool joined = high - low == w.limit && strides.h == w.limit * strides.w;
+    for (int64_t i = 0, count; i < layout.height; i += count) {
+      count = 1;
+      int64_t v = layout.first_v + i, y = shown_source(h, v);
+      if (y < 0) continue;
+      if (joined && y == v) count = least(layout.height - i, h.limit - y);
+      const S* row = source + y * strides.h;
+      if (high > low) {
+        const S* from = row + low * strides.w;
+        if (strides.c == 1)
+          fill_pixels(from, channels, strides, i, count);
+        else if (strides.w == 1 && count * (high - low) >= lanes)
+          fill_planes(from, channels, strides, i, count);
+        else
+          fill_scattered(from, channels, strides, i, count);
+      }
+      if (w.padding == Padding::zeros) continue;
+      for (int64_t k = i; k < i + count; ++k, row += strides.h) {
+        fill_edge(row, channels, strides, k, layout.first_u, low);
+        fill_edge(row, channels, strides, k, high, layout.first_u + layout.line());
+      }
+    }
+  }
+
+ private:
+  static int64_t low_offset(const AxisMap& axis) {  // offsets run one way
+    return least(axis.offset[0], axis.offset[axis.taps - 1]);
+  }
+
+  // One pixel: its channels, in each order that the result's lanes meet them.
+  void put(V value, T* to) const {
+    if (depth == 1 && rows == 1) return store<T>(value, to);
+    for (int64_t d = 0; d < depth; ++d) store<T>(pick<T>(value, order[d]), to + d * plane());
+  }
+
+  static V gather(const S* pixel, int64_t channels, int64_t stride) {
+    T values[lanes] = {};
+    for (int64_t c = 0; c < channels; ++c) values[c] = widen(pixel[c * stride]);
+    return load<T>(values);
+  }
+
+  void fill_edge(const S* row, int64_t channels, const View& strides, int64_t i, int64_t u,
+                 int64_t end) const {
+    for (; u < end; ++u) {
+      int64_t x = shown_source(w, u);
+      if (x >= 0 && x < w.limit)  // else it is beyond what any tap reaches
+        put(gather(row + x * strides.w, channels, strides.c), line(i) + place[u - layout.first_u]);
+    }
+  }
+
+  // The three ways to read `count` rows, from line i on.
+  void fill_pixels(const S* from, int64_t channels, const View& strides, int64_t i,
+                   int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    int64_t width = high - low, step = strides.w;
+    bool plain = depth == 1 && rows == 1 && channels == lanes;
+    for (int64_t k = i; k < i + count; ++k, from += strides.h) {
+      T* to = line(k);
+      if (plain)
+        for (int64_t x = 0; x < width; ++x) store<T>(load<T>(from + x * step), to + at[x]);
+      else
+        for (int64_t x = 0; x < width; ++x)
+          put(load_some<T>(from + x * step, channels), to + at[x]);
+    }
+  }
+
+  void fill_planes(const S* from, int64_t channels, const View& strides, int64_t i,
+                   int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    int64_t width = high - low;
+    for (int64_t p = 0; p < width * count; p += lanes) {  // the last block ends with the rows
+      int64_t first = least(p, width * count - lanes), x = first % width;
+      V block[lanes];
+      for (int64_t c = 0; c < lanes; ++c)
+        block[c] = load<T>(from + least(c, channels - 1) * strides.c + first);
+      transpose<T>(block);
+      T* to = line(i + first / width);
+      for (int64_t k = 0; k < lanes; ++k) {
+        put(block[k], to + at[x]);
+        if (++x == width) x = 0, to += layout.line() * lanes;
+      }
+    }
+  }
+
+  void fill_scattered(const S* from, int64_t channels, const View& strides, int64_t i,
+                      int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    for (int64_t k = i; k < i + count; ++k, from += strides.h)
+      for (int64_t x = 0; x < high - low; ++x)
+        put(gather(from + x * strides.w, channels, strides.c), line(k) + at[x]);
+  }
+};

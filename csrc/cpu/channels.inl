@@ -1,31 +1,69 @@
-// Depthwise layers with their channels beside each other: vectors run along the channels, and each
-// channel keeps its own sum.
+// correlate for depthwise layers and narrow groups: vectors run along the result's channels, across
+// the groups, and a band (bands.inl) holds what they meet:
 //
-//     result[position][c] = Σ_tap filter[tap][c] · source[position + tap][c]
-//     filter[tap][c]      = Σ_position grad[position][c] · source[position + tap][c]
+//     result[position][lane] = bias[lane] + Σ_{d,tap} filter[d][tap][lane] ·
+//                                                     band[offset(d, tap) + position][lane]
 //
-// A pointer for each (tap, position) of a piece of a row leads into the source, or to a line of
-// zeros where the padding is; all channels share them. The first sum keeps kPiece positions in
-// registers while it walks the taps, the second kPiece taps while it walks the positions of a row.
-// Scratch a task: the pointers of a row, the line of zeros.
+// or, where a group's channels fill half a vector or more, one element of the band for all lanes.
+// Some neighbours of a row stay in registers while the kernel walks the taps: a multiply-add for
+// each load. Scratch a task: the band, and as many pixels of the result where that is not written
+// at once.
 
-constexpr int64_t kPiece = 8;
+constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
-// Pointers to what row `row` of sample n meets, channel 0: [piece of the row][tap][kPiece].
-template <class S>
-void find_pieces(const Patches<S>& p, int64_t n, int64_t row, const S* zeros, const S** to) {
-  for (int64_t first = 0; first < p.w.positions; first += kPiece)
-    for (int64_t tap = 0; tap < p.h.taps * p.w.taps; ++tap) {
-      int64_t y = source_index(p.h, tap / p.w.taps, row);
-      const S* line = p.data + n * p.strides.n + y * p.strides.h;
-      for (int64_t i = first; i < first + kPiece; ++i) {
-        int64_t x = y < 0 || i >= p.w.positions ? -1 : source_index(p.w, tap % p.w.taps, i);
-        *to++ = x < 0 ? zeros : line + x * p.strides.w;
-      }
-    }
+// A term of the sums is a vector of the filter times, for each position, what its lanes meet: a
+// vector, or one element for all of them (groups.inl).
+enum class Meets { vector, element };
+
+template <class T, int64_t LANES>
+struct Some {
+  typedef T type __attribute__((vector_size(LANES * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+template <class T, int64_t LANES, Meets MEETS>
+inline auto met(const T* at) {
+  if constexpr (MEETS == Meets::element)
+    return *at;
+  else
+    return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
 
-inline int64_t pieces_of_row(const AxisMap& w) { return quotient_up(w.positions, kPiece); }
+template <class T, int64_t LANES, Meets MEETS, int COUNT>
+void sum_across(int64_t terms, const T* filter, const T* from, const int64_t* offsets,
+                const T* start, T* to, int64_t step) {
+  using V = typename Some<T, LANES>::type;
+  V sum[COUNT];
+#pragma GCC unroll 16
+  for (int i = 0; i < COUNT; ++i) sum[i] = *reinterpret_cast<const V*>(start);
+  for (int64_t k = 0; k < terms; ++k) {
+    V f = *reinterpret_cast<const V*>(filter + k * LANES);
+    const T* at = from + offsets[k];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i) sum[i] += f * met<T, LANES, MEETS>(at + i * Vector<T>::lanes);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < COUNT; ++i) *reinterpret_cast<V*>(to + i * step) = sum[i];
+}
+
+template <class T, int64_t LANES, Meets MEETS, int COUNT = kAcross>
+void sum_some(int64_t count, int64_t terms, const T* filter, const T* from, const int64_t* offsets,
+              const T* start, T* to, int64_t step) {
+  if constexpr (COUNT > 1)
+    if (count < COUNT)
+      return sum_some<T, LANES, MEETS, COUNT - 1>(count, terms, filter, from, offsets, start, to,
+                                                  step);
+  sum_across<T, LANES, MEETS, COUNT>(terms, filter, from, offsets, start, to, step);
+}
+
+// A row of positions, in even pieces.
+template <class T, int64_t LANES, Meets MEETS>
+void sum_row(int64_t positions, int64_t terms, const T* filter, const T* from,
+             const int64_t* offsets, const T* start, T* to, int64_t step) {
+  int64_t piece = quotient_up(positions, quotient_up(positions, kAcross));
+  for (int64_t j = 0; j < positions; j += piece)
+    sum_some<T, LANES, MEETS>(least(piece, positions - j), terms, filter,
+                              from + j * Vector<T>::lanes, offsets, start, to + j * step, step);
+}
 
 template <class S>
 struct Channels {
@@ -33,161 +71,141 @@ struct Channels {
   using V = typename Vector<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
+  static bool narrow_groups(const CorrelateJob& job) {
+    return job.components == 1 && blocks(job).fit();
+  }
   static bool fits(const CorrelateJob& job) {
-    return job.rows_along_vectors && job.source.c == 1 && job.result.c == 1 && job.depth == 1 &&
-           job.rows == 1 && job.components == 1;
+    return narrow_groups(job) && Band<S>::fits(job.h, job.w, vectors(job));
   }
 
-  // [tap][channel], as one panel.
-  static int64_t pack_filter_tasks(const CorrelateJob& job) { return job.segments; }
+  // [segment][panel][depth][tap][lane]
+  static int64_t pack_filter_tasks(const CorrelateJob& job) {
+    return job.segments * blocks(job).panels(job.groups);
+  }
   static int64_t packed_filter_size(const CorrelateJob& job) {
-    return job.segments * job.h.taps * job.w.taps * padded(job) * sizeof(T);
+    return pack_filter_tasks(job) * terms(job) * blocks(job).width() * sizeof(T);
   }
   static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
-                          int64_t segment) {
-    T* to = static_cast<T*>(packed) + segment * job.h.taps * job.w.taps * padded(job);
-    const S* from = static_cast<const S*>(filter.data) + segment * filter.segment;
-    T special = 0;
-    for (int64_t tap = 0; tap < job.h.taps * job.w.taps; ++tap, to += padded(job)) {
-      const S* at =
-          from + job.h.tap[tap / job.w.taps] * filter.r + job.w.tap[tap % job.w.taps] * filter.s;
-      copy(to, 1, at, filter.group, job.groups);
-      for (int64_t c = 0; c < job.groups; ++c) special += to[c] * 0;
-      clear(to + job.groups, 1, padded(job) - job.groups);
+                          int64_t task) {
+    ChannelBlocks all = blocks(job);
+    int64_t panels = all.panels(job.groups), width = all.width();
+    int64_t channel = task % panels * all.panel_rows();
+    int64_t count = least(all.panel_rows(), job.groups * job.rows - channel);
+    T* to = static_cast<T*>(packed) + task * terms(job) * width;
+    const S* from = static_cast<const S*>(filter.data) + task / panels * filter.segment;
+    if (count < width) clear(to, 1, terms(job) * width);
+    T special[lanes] = {};  // to which a NaN or Inf, times 0, adds a NaN
+    for (int64_t i = 0; i < count; ++i) {
+      T* lane = to + i;
+      const S* row =
+          from + (channel + i) / job.rows * filter.group + (channel + i) % job.rows * filter.row;
+      for (int64_t d = 0; d < job.depth; ++d)
+        for (int64_t r = 0; r < job.h.taps; ++r) {
+          const S* at = row + d * filter.depth + job.h.tap[r] * filter.r;
+          for (int64_t s = 0; s < job.w.taps; ++s, lane += width)
+            *lane = widen(at[job.w.tap[s] * filter.s]);
+        }
     }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    for (int64_t k = 0; k < terms(job); ++k, to += width)
+      for (int64_t i = 0; i < width; ++i) special[i] += to[i] * 0;
+    for (T value : special)
+      if (value != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
   static int64_t tasks(const CorrelateJob& job) {
-    return job.segments * job.batch * job.h.positions;
+    Cut cut(job);
+    return job.segments * job.batch * cut.bands * cut.parts;
   }
 
   static int64_t scratch(const CorrelateJob& job) {
-    int64_t pointers = pieces_of_row(job.w) * job.h.taps * job.w.taps * kPiece;
-    return pointers * sizeof(void*) + padded(job) * sizeof(S);
+    Cut cut(job);
+    return Band<S>::scratch(LineLayout(job.h, job.w, 0, cut.rows, 1), vectors(job)) +
+           blocks(job).result_planes() * cut.rows * job.w.positions * FULLCONV_VECTOR_BYTES +
+           terms(job) * sizeof(int64_t);
   }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
-    int64_t row = task % job.h.positions, sample = task / job.h.positions;
-    int64_t taps = job.h.taps * job.w.taps, width = padded(job);
-    const S** pointers = static_cast<const S**>(scratch);
-    S* zeros = reinterpret_cast<S*>(pointers + pieces_of_row(job.w) * taps * kPiece);
-    __builtin_memset(zeros, 0, width * sizeof(S));
-    Patches<S> from{static_cast<const S*>(job.source.data), job.source, job.h, job.w};
-    find_pieces(from, sample, row, zeros, pointers);
+    Cut cut(job);
+    ChannelBlocks all = blocks(job);
+    int64_t part = task % cut.parts, row = task / cut.parts % cut.bands * cut.rows;
+    int64_t sample = task / cut.parts / cut.bands;
+    int64_t rows = least(cut.rows, job.h.positions - row);
 
-    const T* filter = static_cast<const T*>(job.filter) + sample / job.batch * taps * width;
-    const S* bias = static_cast<const S*>(job.bias);
-    S* result = static_cast<S*>(job.result.data) + sample * job.result.n +
-                job.h.position[row] * job.result.h;
-    for (int64_t first = 0; first < job.w.positions; first += kPiece, pointers += taps * kPiece) {
-      int64_t count = least(kPiece, job.w.positions - first);
-      for (int64_t c = 0; c < job.groups; c += lanes) {
-        int64_t some = least(lanes, job.groups - c);
-        V sum[kPiece] = {};
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          V f = load<T>(filter + tap * width + c);
-          const S* const* at = pointers + tap * kPiece;
-#pragma GCC unroll 8
-          for (int64_t i = 0; i < kPiece; ++i) sum[i] += f * load_some<T>(at[i] + c, some);
-        }
-        for (int64_t i = 0; i < count; ++i) {
-          S* to = result + job.w.position[first + i] * job.result.w + c;
-          for (int64_t lane = 0; lane < some; ++lane)
-            narrow(bias ? sum[i][lane] + widen(bias[(c + lane) * job.bias_stride]) : sum[i][lane],
-                   to[lane]);
-        }
-      }
+    LineLayout layout(job.h, job.w, row, rows, 1);
+    T* data = static_cast<T*>(scratch);
+    T* pixels = data + vectors(job) * layout.plane() * lanes;
+    int64_t* offsets =
+        reinterpret_cast<int64_t*>(pixels + all.result_planes() * rows * job.w.positions * lanes);
+    Band<S> band(job.h, job.w, row, rows, all.planes(), data, offsets + terms(job), all.copies(),
+                 all.elements() ? 1 : job.rows);
+    band.find_offsets(job.depth, offsets);
+    const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
+    for (int64_t block = all.count() * part / cut.parts;
+         block < all.count() * (part + 1) / cut.parts; ++block) {
+      band.fill(source + all.first(block) * job.depth * job.source.c, all.some(block) * job.depth,
+                job.source);
+      if (!all.elements())
+        run_block<lanes, Meets::vector>(job, sample, block, row, rows, band, offsets, pixels);
+      else if (all.width() == lanes)
+        run_block<lanes, Meets::element>(job, sample, block, row, rows, band, offsets, pixels);
+      else
+        run_block<kHalf, Meets::element>(job, sample, block, row, rows, band, offsets, pixels);
     }
   }
 
  private:
-  static int64_t padded(const CorrelateJob& job) { return round_up(job.groups, lanes); }
-};
+  // A task: a band of rows of one sample, for some of the blocks of channels.
+  struct Cut {
+    int64_t rows, bands, parts;
+    explicit Cut(const CorrelateJob& job)
+        : rows(Band<S>::row_block(job.h, job.w, vectors(job))),
+          bands(quotient_up(job.h.positions, rows)),
+          parts(blocks(job).parts(rows * job.w.positions * terms(job))) {}
+  };
 
-template <class S>
-struct ChannelsWeight {
-  using T = typename Compute<S>::type;
-  using V = typename Vector<T>::type;
-  static constexpr int64_t lanes = Vector<T>::lanes;
-
-  static bool fits(const WeightJob& job) {
-    return job.input.c == 1 && job.grad.c == 1 && job.channels == 1 && job.filters == 1 &&
-           job.components == 1 && job.groups > 1;
-  }
-
-  // Parts of at least 8 rows, and no more than 64 of them.
-  static int64_t splits(const WeightJob& job) {
-    return least<int64_t>(64, quotient_up(rows(job) + 1, 8));
-  }
-  static int64_t partial_size(const WeightJob& job) {
-    return tasks(job) * taps(job) * padded(job) * sizeof(T);
-  }
-  static int64_t tasks(const WeightJob& job) { return job.segments * job.splits; }
-  static int64_t scratch(const WeightJob& job) {
-    return pieces_of_row(job.w) * taps(job) * kPiece * sizeof(void*) + padded(job) * sizeof(S);
-  }
-
-  static void run(const WeightJob& job, int64_t task, void* scratch) {
-    int64_t segment = task / job.splits, split = task % job.splits, width = padded(job);
-    T* sums = partial(job, segment, split);
-    clear(sums, 1, taps(job) * width);
-    const S** pointers = static_cast<const S**>(scratch);
-    S* zeros = reinterpret_cast<S*>(pointers + pieces_of_row(job.w) * taps(job) * kPiece);
-    __builtin_memset(zeros, 0, width * sizeof(S));
-    Patches<S> from{static_cast<const S*>(job.input.data), job.input, job.h, job.w};
-    for (int64_t row = rows(job) * split / job.splits; row < rows(job) * (split + 1) / job.splits;
-         ++row) {
-      int64_t n = segment * job.batch + row / job.h.positions, i = row % job.h.positions;
-      find_pieces(from, n, i, zeros, pointers);
-      const S* grad = static_cast<const S*>(job.grad.data) + n * job.grad.n + i * job.grad.h;
-      for (int64_t c = 0; c < job.groups; c += lanes)
-        for (int64_t tap = 0; tap < taps(job); tap += kPiece)
-          add_row(job, pointers, grad + c, tap, c, sums + tap * width + c);
-    }
-  }
-
-  static int64_t reduce_tasks(const WeightJob& job) { return job.segments * taps(job); }
-
-  static void reduce(const WeightJob& job, int64_t task) {
-    int64_t segment = task / taps(job), tap = task % taps(job), width = padded(job);
-    T* sum = partial(job, segment, 0) + tap * width;
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = partial(job, segment, split) + tap * width;
-      for (int64_t c = 0; c < job.groups; ++c) sum[c] += part[c];
-    }
-    S* to = static_cast<S*>(job.result) + segment * job.segment + tap / job.w.taps * job.r +
-            tap % job.w.taps * job.s;
-    for (int64_t c = 0; c < job.groups; ++c) narrow(sum[c], to[c * job.k]);
-  }
-
- private:
-  static int64_t taps(const WeightJob& job) { return job.h.taps * job.w.taps; }
-  static int64_t rows(const WeightJob& job) { return job.batch * job.h.positions; }
-  static int64_t padded(const WeightJob& job) { return round_up(job.groups, lanes); }
-  static T* partial(const WeightJob& job, int64_t segment, int64_t split) {
-    return static_cast<T*>(job.partial) + (segment * job.splits + split) * taps(job) * padded(job);
-  }
-
-  // One row's products with up to kPiece taps, for one vector of channels.
-  static void add_row(const WeightJob& job, const S* const* pointers, const S* grad, int64_t tap,
-                      int64_t c, T* sums) {
-    int64_t count = least(kPiece, taps(job) - tap), some = least(lanes, job.groups - c),
-            width = padded(job);
-    V sum[kPiece] = {};
-    for (int64_t i = 0; i < job.w.positions; ++i) {
-      V g = load_some<T>(grad + i * job.grad.w, some);
-      const S* const* at = pointers + (i / kPiece * taps(job) + tap) * kPiece + i % kPiece;
-      if (count == kPiece) {
-#pragma GCC unroll 8
-        for (int64_t t = 0; t < kPiece; ++t) sum[t] += g * load_some<T>(at[t * kPiece] + c, some);
-      } else {
-        for (int64_t t = 0; t < count; ++t) sum[t] += g * load_some<T>(at[t * kPiece] + c, some);
+  template <int64_t LANES, Meets MEETS>
+  static void run_block(const CorrelateJob& job, int64_t sample, int64_t block, int64_t row,
+                        int64_t rows, const Band<S>& band, const int64_t* offsets, T* pixels) {
+    ChannelBlocks all = blocks(job);
+    const View& out = job.result;
+    int64_t first = all.first(block) * job.rows, count = all.some(block) * job.rows;
+    int64_t plane = rows * job.w.positions * lanes;
+    S* result = static_cast<S*>(out.data) + sample * out.n + first * out.c;
+    bool direct =
+        sizeof(S) == sizeof(T) && out.c == 1 && count % LANES == 0 && job.w.position_step > 0;
+    int64_t step = direct ? job.w.position_step * out.w : lanes;
+    int64_t panel = sample / job.batch * all.panels(job.groups) + all.panels(all.first(block));
+    const T* filter = static_cast<const T*>(job.filter) + panel * terms(job) * LANES;
+    for (int64_t channel = 0; channel < count;
+         channel += all.panel_rows(), filter += terms(job) * LANES) {
+      T bias[lanes] = {};
+      if (job.bias)
+        copy(bias, 1, static_cast<const S*>(job.bias) + (first + channel) * job.bias_stride,
+             job.bias_stride, least(all.panel_rows(), count - channel));
+      // The panel's group starts some elements into the pixel.
+      int64_t start = MEETS == Meets::element ? channel / job.rows * job.depth : 0;
+      for (int64_t i = 0; i < rows; ++i) {
+        T* to = pixels + channel / lanes * plane + i * job.w.positions * lanes + channel % lanes;
+        if (direct)
+          to = reinterpret_cast<T*>(result + channel + job.h.position[row + i] * out.h +
+                                    job.w.position[0] * out.w);
+        sum_row<T, LANES, MEETS>(job.w.positions, terms(job), filter,
+                                 band.line(i * job.h.step) + start, offsets, bias, to, step);
       }
     }
-    for (int64_t t = 0; t < count; ++t) {
-      V* to = reinterpret_cast<V*>(sums + t * width);
-      *to += sum[t];
-    }
+    if (direct) return;
+    for (int64_t channel = 0; channel < count; channel += lanes, pixels += plane)
+      Pixels<S>::write(job, result + channel * out.c, least(lanes, count - channel), row, rows,
+                       pixels);
   }
+
+  static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
+  static ChannelBlocks blocks(const CorrelateJob& job) {
+    return {job.depth, job.rows, job.groups, lanes};
+  }
+  static int64_t vectors(const CorrelateJob& job) {
+    return blocks(job).copies() * blocks(job).planes();
+  }
+  static int64_t taps(const CorrelateJob& job) { return job.h.taps * job.w.taps; }
+  static int64_t terms(const CorrelateJob& job) { return job.depth * taps(job); }
 };

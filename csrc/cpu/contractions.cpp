@@ -255,16 +255,21 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
 // Which form of full_convolve takes fewer steps, counted in vector operations a position: the
 // gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
 // scatter form adds each product once more. A tile of one row is half busy.
-bool scatter_is_cheaper(const Geometry& geometry, int64_t filters, int64_t channels,
-                        bool channels_last) {
-  if (geometry.h.padding != Padding::zeros) return true;
-  if (filters == 1 && channels == 1) return false;  // depthwise has ways of its own
+bool scatter_is_cheaper(const Geometry& geometry, const CorrelateJob& job) {
+  if (job.depth == 1 && job.rows == 1) return false;  // depthwise has ways of its own
   double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
   double inputs =
       1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
   constexpr int64_t packing = 1, adding = 3;
-  int64_t rows = channels_last ? (channels + 15) / 16 * 16 : std::max<int64_t>(channels, 2);
-  return outputs * channels * (filters + adding) < inputs * filters * (rows + packing);
+  int64_t rows =
+      job.rows_along_vectors ? (job.rows + 15) / 16 * 16 : std::max<int64_t>(job.rows, 2);
+  return outputs * job.rows * (job.depth + adding) < inputs * job.depth * (rows + packing);
+}
+
+bool gathers(const Engine& engine, const Geometry& geometry, const CorrelateJob& job) {
+  if (geometry.h.padding != Padding::zeros) return false;
+  return job.algorithm == Algorithm::winograd || engine.narrow_groups(job) ||
+         !scatter_is_cheaper(geometry, job);
 }
 
 void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
@@ -300,12 +305,11 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
                    const Array& filter, const Array* bias, const Array& result) {
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
-  if (scatter_is_cheaper(geometry, grad.size[1] / geometry.groups, result.size[1] / geometry.groups,
-                         channels_last(result)) ||
-      run(dtype, make_job(dtype, geometry, segments, grad, bias, result), rows,
-          AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
-    // After a run this is for a NaN or Inf in the filter, which the gather form has multiplied with
-    // the zeros around the gradient too.
+  CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, result);
+  bool gather = gathers(engine_of(dtype), geometry, job);
+  // The gather form multiplies a NaN or Inf in the filter with the zeros around the gradient too.
+  if (!gather ||
+      run(dtype, job, rows, AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
     scatter(dtype, geometry, segments, grad, rows, bias, result);
 }
 
@@ -335,10 +339,10 @@ Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& 
   const Engine& engine = engine_of(dtype);
   std::string backward = "scatter";
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
-  if (!scatter_is_cheaper(geometry, output.size[1] / geometry.groups,
-                          input.size[1] / geometry.groups, channels_last(input)))
-    backward = names(engine, make_job(dtype, geometry, segments, output, nullptr, input),
-                     AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
+  CorrelateJob adjoint = make_job(dtype, geometry, segments, output, nullptr, input);
+  if (gathers(engine, geometry, adjoint))
+    backward =
+        names(engine, adjoint, AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
   return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
           backward,
           first_that_fits(engine.weight,

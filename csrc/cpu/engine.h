@@ -124,6 +124,7 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
 // stand in the order of choice, and the last fits every job.
 struct Engine {
+  bool (*narrow_groups)(const CorrelateJob&);  // whether the groups are: some fit into a vector
   CorrelateWay correlate[5];
   ScatterWay scatter;
   WeightWay weight[5];

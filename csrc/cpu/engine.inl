@@ -22,9 +22,11 @@ namespace {
 #include "pack.inl"
 #include "correlate.inl"
 #include "lines.inl"
+#include "bands.inl"
+#include "channels.inl"
 #include "scatter.inl"
 #include "weight.inl"
-#include "channels.inl"
+#include "channels_weight.inl"
 #include "lines_weight.inl"
 #include "channel_sum.inl"
 #include "transforms.inl"
@@ -63,7 +65,8 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {{correlate_way<Channels<S>>("channels"), correlate_way<Winograd<S, 3>>("winograd"),
+  return {Channels<S>::narrow_groups,
+          {correlate_way<Channels<S>>("channels"), correlate_way<Winograd<S, 3>>("winograd"),
            correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),

@@ -4,27 +4,6 @@
 
 constexpr int64_t kStripTiles = 8;  // tiles of a strip that lie side by side
 
-// v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
-template <class T, int... I>
-inline void transpose(typename Vector<T>::type* v, std::integer_sequence<int, I...>) {
-  using V = typename Vector<T>::type;
-  constexpr int lanes = Vector<T>::lanes;
-  for (int round = 1; round < lanes; round *= 2) {
-    V mixed[lanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes / 2; ++i) {
-      V a = v[i], b = v[i + lanes / 2];
-      mixed[2 * i] = __builtin_shufflevector(a, b, (I / 2 + I % 2 * lanes)...);
-      mixed[2 * i + 1] = __builtin_shufflevector(a, b, (lanes / 2 + I / 2 + I % 2 * lanes)...);
-    }
-    for (int i = 0; i < lanes; ++i) v[i] = mixed[i];
-  }
-}
-template <class T>
-inline void transpose(typename Vector<T>::type* v) {
-  transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
-}
-
 // to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines.
 template <class S, class T>
 inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,

@@ -69,3 +69,40 @@ inline void store_some(typename Vector<T>::type value, int64_t count, S* to) {
   store<T>(value, some);
   copy_few<lanes / 2>(some, count, to);
 }
+
+// Integers as wide as T: which lanes a shuffle takes.
+template <class T>
+struct Lanes {
+  using Integer = decltype(static_cast<std::make_signed_t<typename Bits<T>::type>>(0));
+  typedef Integer type __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
+};
+
+// Lanes of the two vectors, those of the second counted on.
+template <class T, int... FROM>
+inline typename Vector<T>::type shuffle(typename Vector<T>::type a, typename Vector<T>::type b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, FROM...);
+#else
+  return __builtin_shuffle(a, b, typename Lanes<T>::type{FROM...});
+#endif
+}
+
+// v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
+template <class T, int... I>
+inline void transpose(typename Vector<T>::type* v, std::integer_sequence<int, I...> /*lanes*/) {
+  constexpr int lanes = Vector<T>::lanes;
+  for (int round = 1; round < lanes; round *= 2) {
+    typename Vector<T>::type mixed[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes / 2; ++i) {
+      typename Vector<T>::type a = v[i], b = v[i + lanes / 2];
+      mixed[2 * i] = shuffle<T, (I / 2 + I % 2 * lanes)...>(a, b);
+      mixed[2 * i + 1] = shuffle<T, (lanes / 2 + I / 2 + I % 2 * lanes)...>(a, b);
+    }
+    for (int i = 0; i < lanes; ++i) v[i] = mixed[i];
+  }
+}
+template <class T>
+inline void transpose(typename Vector<T>::type* v) {
+  transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
+}

@@ -1,0 +1,284 @@
+// Bands: what some rows of a result meet of the source, copied to cache with the channels of a
+// block in the lanes of vectors, whatever the tensor's layout. For narrow groups and depthwise
+// layers, where a vector of result channels spans whole groups:
+//
+//     band[d][v][u][lane] = source[group(lane)·depth + d] at row v, column u
+//
+// so that a sum over (d, tap) is one product of vectors a step for all groups of the block. A
+// tensor with its channels beside each other is read a vector a pixel, one with its columns beside
+// each other as square blocks of channels by positions, transposed in registers. The padding
+// stands in the band, and lines fall apart by the stride as in LineLayout.
+
+constexpr int64_t kStepsOfTask = 8192;
+constexpr int64_t kBandBytes = 1 << 17;  // of a band: half of a small second-level cache
+
+template <class T>
+inline typename Vector<T>::type pick(typename Vector<T>::type value, typename Lanes<T>::type from) {
+#if defined(__clang__)
+  typename Vector<T>::type result = {};
+  for (int64_t i = 0; i < Vector<T>::lanes; ++i) result[i] = value[from[i]];
+  return result;
+#else
+  return __builtin_shuffle(value, from);
+#endif
+}
+
+// How groups fall into blocks of about a vector of source channels, and a block's result channels
+// into panels, the vectors of a sum. Two forms, by what the lanes of a panel meet:
+//
+//     vector    few channels a group: a panel spans whole groups, and each lane meets its own
+//     element   the panels of a group meet one channel of its source at a time
+struct ChannelBlocks {
+  int64_t depth, rows, groups, lanes;  // source and result channels of a group
+
+  bool elements() const {
+    return depth * rows > 1 && 2 * rows >= lanes && rows % (lanes > 1 ? lanes / 2 : 1) == 0;
+  }
+  // Whether that is worth it: full panels, and groups so small that a block of them stays in cache.
+  bool fit() const {
+    if (depth <= 0 || rows <= 0) return false;
+    if (elements()) return groups > 1 && rows <= 4 * lanes && depth <= 4 * lanes;
+    return rows <= lanes && lanes / rows * depth <= lanes && 2 * groups * rows > lanes;
+  }
+  int64_t whole() const {  // groups of a block
+    if (!elements()) return lanes / rows;
+    int64_t groups = least(lanes / depth, 4 * lanes / rows);
+    return groups > 1 ? groups : 1;
+  }
+  int64_t count() const { return quotient_up(groups, whole()); }
+  int64_t first(int64_t block) const { return block * whole(); }
+  int64_t some(int64_t block) const { return least(whole(), groups - first(block)); }
+
+  int64_t width() const { return elements() && rows % lanes != 0 ? lanes / 2 : lanes; }
+  int64_t panels(int64_t groups) const {  // of the first groups
+    return elements() ? groups * rows / width() : quotient_up(groups, whole());
+  }
+  int64_t panel_rows() const { return elements() ? width() : whole() * rows; }
+
+  // Vectors a pixel: copies of one in each order that lanes meet, or the block's own.
+  int64_t copies() const { return elements() ? 1 : depth; }
+  int64_t planes() const { return elements() ? quotient_up(whole() * depth, lanes) : 1; }
+  int64_t result_planes() const { return elements() ? quotient_up(whole() * rows, lanes) : 1; }
+
+  // Parts that the blocks fall into, so that a task has some ten thousand of a block's `steps`.
+  int64_t parts(int64_t steps) const { return quotient_up(count(), 1 + kStepsOfTask / steps); }
+};
+
+template <class S>
+struct Band {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  using Index = typename Lanes<T>::type;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+
+  const AxisMap &h, &w;
+  LineLayout layout;
+  int64_t copies, planes;  // vectors a pixel: of each of its vectors, and those
+  T* data;
+  int64_t* place;      // [layout.line()] where a column stands in its line
+  int64_t low, high;   // columns of the source that the band has
+  Index order[lanes];  // [copies] the channels that the result's lanes meet
+  bool plain;          // copies is 1, and the order their own
+
+  // For `count` rows of the result from `row` on. Blocks are filled in turn: each brings its own
+  // channels, the zeros around them stay.
+  Band(const AxisMap& h, const AxisMap& w, int64_t row, int64_t count, int64_t planes, T* data,
+       int64_t* place, int64_t copies = 1, int64_t rows = 1)
+      : h(h),
+        w(w),
+        layout(h, w, row, count, 1),
+        copies(copies),
+        planes(planes),
+        data(data),
+        place(place),
+        plain(copies == 1 && rows == 1) {
+    for (int64_t phase = 0; phase < layout.phases; ++phase)
+      for (int64_t i = 0; i < layout.phase_length; ++i)
+        place[i * layout.phases + phase] = (phase * layout.phase_length + i) * lanes;
+    for (int64_t d = 0; d < copies; ++d)
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        order[d][lane] = (lane / rows * copies + d) % lanes;
+    int64_t end = layout.first_u + layout.line();
+    low = least(end, layout.first_u > 0 ? layout.first_u : 0);
+    high = w.limit < low ? low : least(end, w.limit);
+    for (int64_t i = 0; i < layout.height; ++i) {
+      bool shown = shown_source(h, layout.first_v + i) >= 0;
+      for (int64_t u = layout.first_u; u < end; ++u)
+        if (!shown || u < low || u >= high)
+          for (int64_t d = 0; d < copies * planes; ++d)
+            store<T>(V{}, line(i) + d * plane() + place[u - layout.first_u]);
+    }
+  }
+
+  static int64_t scratch(const LineLayout& layout, int64_t vectors) {
+    return vectors * layout.plane() * FULLCONV_VECTOR_BYTES + layout.line() * sizeof(int64_t);
+  }
+  // Rows of the result whose band has kBandBytes, evened out.
+  static int64_t row_block(const AxisMap& h, const AxisMap& w, int64_t vectors) {
+    LineLayout one(h, w, 0, 1, 1);
+    int64_t lines = kBandBytes / (FULLCONV_VECTOR_BYTES * vectors * one.line());
+    int64_t most = lines > one.height ? 1 + (lines - one.height) / h.step : 1;
+    return quotient_up(h.positions, quotient_up(h.positions, most));
+  }
+  static bool fits(const AxisMap& h, const AxisMap& w, int64_t vectors) {
+    if (h.taps * w.taps == 0 || h.positions * w.positions == 0) return false;
+    return LineLayout(h, w, 0, 1, 1).plane() * vectors * FULLCONV_VECTOR_BYTES <= 8 * kBandBytes;
+  }
+
+  int64_t plane() const { return layout.plane() * lanes; }
+  T* line(int64_t i) const { return data + i * layout.line() * lanes; }
+
+  // Where the first position of a row meets its terms, [depth][tap].
+  void find_offsets(int64_t depth, int64_t* offsets) const {
+    for (int64_t d = 0; d < depth; ++d)
+      for (int64_t r = 0; r < h.taps; ++r)
+        for (int64_t s = 0; s < w.taps; ++s)
+          *offsets++ = (copies > 1 ? d * plane() : d / lanes * plane() + d % lanes) +
+                       (h.offset[r] - low_offset(h)) * layout.line() * lanes +
+                       place[w.offset[s] - low_offset(w)];
+  }
+
+  // `source` is the first of the block's `channels` in its sample.
+  void fill(const S* source, int64_t channels, const View& strides) {
+    T* start = data;
+    for (int64_t p = 0; p < planes && channels > 0; ++p, data += plane(), channels -= lanes)
+      fill_plane(source + p * lanes * strides.c, least(channels, lanes), strides);
+    data = start;
+  }
+
+ private:
+  void fill_plane(const S* source, int64_t channels, const View& strides) const {
+    bool joined = high - low == w.limit && strides.h == w.limit * strides.w;
+    for (int64_t i = 0, count; i < layout.height; i += count) {
+      count = 1;
+      int64_t v = layout.first_v + i, y = shown_source(h, v);
+      if (y < 0) continue;
+      if (joined && y == v) count = least(layout.height - i, h.limit - y);
+      const S* row = source + y * strides.h;
+      if (high > low) {
+        const S* from = row + low * strides.w;
+        if (strides.c == 1)
+          fill_pixels(from, channels, strides, i, count);
+        else if (strides.w == 1 && count * (high - low) >= lanes)
+          fill_planes(from, channels, strides, i, count);
+        else
+          fill_scattered(from, channels, strides, i, count);
+      }
+      if (w.padding == Padding::zeros) continue;
+      for (int64_t k = i; k < i + count; ++k, row += strides.h) {
+        fill_edge(row, channels, strides, k, layout.first_u, low);
+        fill_edge(row, channels, strides, k, high, layout.first_u + layout.line());
+      }
+    }
+  }
+
+  static int64_t low_offset(const AxisMap& axis) {  // offsets run one way
+    return least(axis.offset[0], axis.offset[axis.taps - 1]);
+  }
+
+  // One pixel: its channels, in each order that the result's lanes meet them.
+  void put(V value, T* to) const {
+    if (plain) return store<T>(value, to);
+    for (int64_t d = 0; d < copies; ++d) store<T>(pick<T>(value, order[d]), to + d * plane());
+  }
+
+  static V gather(const S* pixel, int64_t channels, int64_t stride) {
+    T values[lanes] = {};
+    for (int64_t c = 0; c < channels; ++c) values[c] = widen(pixel[c * stride]);
+    return load<T>(values);
+  }
+
+  void fill_edge(const S* row, int64_t channels, const View& strides, int64_t i, int64_t u,
+                 int64_t end) const {
+    for (; u < end; ++u) {
+      int64_t x = shown_source(w, u);
+      if (x >= 0 && x < w.limit)  // else it is beyond what any tap reaches
+        put(gather(row + x * strides.w, channels, strides.c), line(i) + place[u - layout.first_u]);
+    }
+  }
+
+  // The three ways to read `count` rows, from line i on.
+  void fill_pixels(const S* from, int64_t channels, const View& strides, int64_t i,
+                   int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    int64_t width = high - low, step = strides.w;
+    for (int64_t k = i; k < i + count; ++k, from += strides.h) {
+      T* to = line(k);
+      if (plain && channels == lanes)
+        for (int64_t x = 0; x < width; ++x) store<T>(load<T>(from + x * step), to + at[x]);
+      else
+        for (int64_t x = 0; x < width; ++x)
+          put(load_some<T>(from + x * step, channels), to + at[x]);
+    }
+  }
+
+  void fill_planes(const S* from, int64_t channels, const View& strides, int64_t i,
+                   int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    int64_t width = high - low;
+    for (int64_t p = 0; p < width * count; p += lanes) {  // the last block ends with the rows
+      int64_t first = least(p, width * count - lanes), x = first % width;
+      V block[lanes];
+      for (int64_t c = 0; c < lanes; ++c)
+        block[c] = load<T>(from + least(c, channels - 1) * strides.c + first);
+      transpose<T>(block);
+      T* to = line(i + first / width);
+      for (int64_t k = 0; k < lanes; ++k) {
+        put(block[k], to + at[x]);
+        if (++x == width) x = 0, to += layout.line() * lanes;
+      }
+    }
+  }
+
+  void fill_scattered(const S* from, int64_t channels, const View& strides, int64_t i,
+                      int64_t count) const {
+    const int64_t* at = place + low - layout.first_u;
+    for (int64_t k = i; k < i + count; ++k, from += strides.h)
+      for (int64_t x = 0; x < high - low; ++x)
+        put(gather(from + x * strides.w, channels, strides.c), line(k) + at[x]);
+  }
+};
+
+// Scatters rows of pixels, `count` channels of them, from their first channel's place on.
+template <class S>
+struct Pixels {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+
+  static void write(const CorrelateJob& job, S* to, int64_t count, int64_t row, int64_t rows,
+                    const T* pixels) {
+    const View& out = job.result;
+    const AxisMap &h = job.h, &w = job.w;
+    bool planar = out.w == 1 && w.position_step == 1;
+    if (planar && h.position_step == 1 && out.h == w.positions && rows * w.positions >= lanes)
+      return store_run(out, to + h.position[row] * out.h + w.position[0], count, pixels,
+                       rows * w.positions);
+    for (int64_t i = row; i < row + rows; ++i, pixels += w.positions * lanes) {
+      S* line = to + h.position[i] * out.h;
+      if (planar && w.positions >= lanes) {
+        store_run(out, line + w.position[0], count, pixels, w.positions);
+        continue;
+      }
+      for (int64_t j = 0; j < w.positions; ++j) {
+        S* at = line + w.position[j] * out.w;
+        if (out.c == 1 && count == lanes)
+          store<T>(load<T>(pixels + j * lanes), at);
+        else
+          for (int64_t c = 0; c < count; ++c) narrow(pixels[j * lanes + c], at[c * out.c]);
+      }
+    }
+  }
+
+ private:
+  // `run` pixels that lie beside each other in each of the channels.
+  static void store_run(const View& out, S* to, int64_t count, const T* pixels, int64_t run) {
+    for (int64_t p = 0; p < run; p += lanes) {  // the last block ends with the run
+      int64_t first = least(p, run - lanes);
+      V block[lanes];
+      for (int64_t k = 0; k < lanes; ++k) block[k] = load<T>(pixels + (first + k) * lanes);
+      transpose<T>(block);
+      for (int64_t c = 0; c < count; ++c) store<T>(block[c], to + c * out.c + first);
+    }
+  }
+};

@@ -1,0 +1,175 @@
+// correlate_weight for depthwise layers and narrow groups: vectors run along the filters, across
+// the groups, and bands (bands.inl) hold what they meet:
+//
+//     result[d][tap][lane] = Σ_position grad[position][lane] ·
+//                                       band[offset(d, tap) + position][lane]
+//
+// or one element of the band for all lanes, as in channels.inl.
+// Some (d, tap) stay in registers while the kernel walks the positions of a row. Scratch a task:
+// the band, the gradients of its rows.
+
+template <class T, int64_t LANES, Meets MEETS, int COUNT>
+void add_rows(int64_t rows, int64_t columns, const T* grad, const T* from, int64_t line,
+              const int64_t* offsets, T* sums) {
+  using V = typename Some<T, LANES>::type;
+  constexpr int64_t step = Vector<T>::lanes;
+  V sum[COUNT] = {};
+  for (int64_t i = 0; i < rows; ++i, from += line, grad += step) {  // a pixel behind each row
+    const T* at[COUNT];
+    for (int k = 0; k < COUNT; ++k) at[k] = from + offsets[k];
+    for (int64_t j = 0; j < columns; ++j, grad += step) {
+      V g = *reinterpret_cast<const V*>(grad);
+#pragma GCC unroll 16
+      for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step);
+    }
+  }
+  for (int k = 0; k < COUNT; ++k) *reinterpret_cast<V*>(sums + k * LANES) += sum[k];
+}
+
+template <class T, int64_t LANES, Meets MEETS, int COUNT = kAcross>
+void add_some(int64_t count, int64_t rows, int64_t columns, const T* grad, const T* from,
+              int64_t line, const int64_t* offsets, T* sums) {
+  if constexpr (COUNT > 1)
+    if (count < COUNT)
+      return add_some<T, LANES, MEETS, COUNT - 1>(count, rows, columns, grad, from, line, offsets,
+                                                  sums);
+  add_rows<T, LANES, MEETS, COUNT>(rows, columns, grad, from, line, offsets, sums);
+}
+
+template <class S>
+struct ChannelsWeight {
+  using T = typename Compute<S>::type;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+
+  static bool fits(const WeightJob& job) {
+    return job.components == 1 && blocks(job).fit() && Band<S>::fits(job.h, job.w, vectors(job));
+  }
+
+  // Parts of the batch's bands, no more than 64.
+  static int64_t splits(const WeightJob& job) {
+    int64_t units = job.batch * Cut(job).bands;
+    return least<int64_t>(64, units > 0 ? units : 1);
+  }
+  // [segment][split][panel][depth][tap][lane]
+  static int64_t partial_size(const WeightJob& job) {
+    return job.segments * job.splits * blocks(job).panels(job.groups) * panel_size(job) * sizeof(T);
+  }
+  static int64_t tasks(const WeightJob& job) { return job.segments * job.splits * Cut(job).parts; }
+
+  static int64_t scratch(const WeightJob& job) {
+    Cut cut(job);
+    OneTap own(job.h, job.w);
+    return Band<S>::scratch(LineLayout(job.h, job.w, 0, cut.rows, 1), vectors(job)) +
+           Band<S>::scratch(LineLayout(own.h, own.w, 0, cut.rows, 1), blocks(job).result_planes()) +
+           terms(job) * sizeof(int64_t);
+  }
+
+  static void run(const WeightJob& job, int64_t task, void* scratch) {
+    Cut cut(job);
+    ChannelBlocks all = blocks(job);
+    OneTap own(job.h, job.w);
+    int64_t part = task % cut.parts, split = task / cut.parts % job.splits;
+    int64_t segment = task / cut.parts / job.splits, units = job.batch * cut.bands;
+    int64_t first = all.count() * part / cut.parts, end = all.count() * (part + 1) / cut.parts;
+    int64_t panel = all.panels(all.first(first));
+    clear(partial(job, segment, split, panel), 1,
+          (all.panels(least(all.first(end), job.groups)) - panel) * panel_size(job));
+    for (int64_t unit = units * split / job.splits; unit < units * (split + 1) / job.splits;
+         ++unit) {
+      int64_t n = segment * job.batch + unit / cut.bands, row = unit % cut.bands * cut.rows;
+      int64_t rows = least(cut.rows, job.h.positions - row);
+      LineLayout layout(job.h, job.w, row, rows, 1), grads(own.h, own.w, row, rows, 1);
+      T* data = static_cast<T*>(scratch);
+      T* grad_data = data + vectors(job) * layout.plane() * lanes;
+      int64_t* offsets =
+          reinterpret_cast<int64_t*>(grad_data + all.result_planes() * grads.plane() * lanes);
+      int64_t* place = offsets + terms(job);
+      Band<S> band(job.h, job.w, row, rows, all.planes(), data, place, all.copies(),
+                   all.elements() ? 1 : job.filters);
+      Band<S> grad(own.h, own.w, row, rows, all.result_planes(), grad_data, place + layout.line());
+      band.find_offsets(job.channels, offsets);
+      const S* input = static_cast<const S*>(job.input.data) + n * job.input.n;
+      const S* output = static_cast<const S*>(job.grad.data) + n * job.grad.n;
+      for (int64_t block = first; block < end; ++block) {
+        band.fill(input + all.first(block) * job.channels * job.input.c,
+                  all.some(block) * job.channels, job.input);
+        grad.fill(output + all.first(block) * job.filters * job.grad.c,
+                  all.some(block) * job.filters, job.grad);
+        T* sums = partial(job, segment, split, all.panels(all.first(block)));
+        if (!all.elements())
+          add_block<lanes, Meets::vector>(job, block, rows, grad, band, offsets, sums);
+        else if (all.width() == lanes)
+          add_block<lanes, Meets::element>(job, block, rows, grad, band, offsets, sums);
+        else
+          add_block<kHalf, Meets::element>(job, block, rows, grad, band, offsets, sums);
+      }
+    }
+  }
+
+  static int64_t reduce_tasks(const WeightJob& job) {
+    return job.segments * blocks(job).panels(job.groups);
+  }
+
+  static void reduce(const WeightJob& job, int64_t task) {
+    ChannelBlocks all = blocks(job);
+    int64_t panel = task % all.panels(job.groups), segment = task / all.panels(job.groups);
+    T* sum = partial(job, segment, 0, panel);
+    for (int64_t split = 1; split < job.splits; ++split) {
+      const T* part = partial(job, segment, split, panel);
+      for (int64_t i = 0; i < panel_size(job); ++i) sum[i] += part[i];
+    }
+    int64_t first = panel * all.panel_rows();
+    int64_t count = least(all.panel_rows(), job.groups * job.filters - first);
+    S* to = static_cast<S*>(job.result) + segment * job.segment + first * job.k;
+    for (int64_t d = 0; d < job.channels; ++d)
+      for (int64_t r = 0; r < job.h.taps; ++r)
+        for (int64_t s = 0; s < job.w.taps; ++s, sum += all.width()) {
+          S* at = to + d * job.c + r * job.r + s * job.s;
+          for (int64_t k = 0; k < count; ++k) narrow(sum[k], at[k * job.k]);
+        }
+  }
+
+ private:
+  // A task: some of the bands of rows of all samples, for some of the blocks of channels.
+  struct Cut {
+    int64_t rows, bands, parts;
+    explicit Cut(const WeightJob& job)
+        : rows(Band<S>::row_block(job.h, job.w, vectors(job))),
+          bands(quotient_up(job.h.positions, rows)),
+          parts(blocks(job).parts(rows * job.w.positions * terms(job))) {}
+  };
+
+  static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
+  static ChannelBlocks blocks(const WeightJob& job) {
+    return {job.channels, job.filters, job.groups, lanes};
+  }
+  static int64_t vectors(const WeightJob& job) {
+    return blocks(job).copies() * blocks(job).planes();
+  }
+  static int64_t terms(const WeightJob& job) { return job.channels * job.h.taps * job.w.taps; }
+  static int64_t panel_size(const WeightJob& job) { return terms(job) * blocks(job).width(); }
+  static T* partial(const WeightJob& job, int64_t segment, int64_t split, int64_t panel) {
+    int64_t index = (segment * job.splits + split) * blocks(job).panels(job.groups) + panel;
+    return static_cast<T*>(job.partial) + index * panel_size(job);
+  }
+
+  // The sums start anew every kChain positions or so, for the rounding.
+  template <int64_t LANES, Meets MEETS>
+  static void add_block(const WeightJob& job, int64_t block, int64_t rows, const Band<S>& grad,
+                        const Band<S>& band, const int64_t* offsets, T* sums) {
+    ChannelBlocks all = blocks(job);
+    int64_t piece = quotient_up(terms(job), quotient_up(terms(job), kAcross));
+    int64_t line = job.h.step * band.layout.line() * lanes;
+    int64_t chain = quotient_up(kChain, job.w.positions);
+    for (int64_t channel = 0; channel < all.some(block) * job.filters;
+         channel += all.panel_rows(), sums += panel_size(job)) {
+      int64_t start = MEETS == Meets::element ? channel / job.filters * job.channels : 0;
+      for (int64_t i = 0; i < rows; i += chain)
+        for (int64_t k = 0; k < terms(job); k += piece)
+          add_some<T, LANES, MEETS>(
+              least(piece, terms(job) - k), least(chain, rows - i), job.w.positions,
+              grad.line(i) + channel / lanes * grad.plane() + channel % lanes,
+              band.data + i * line + start, line, offsets + k, sums + k * LANES);
+    }
+  }
+};

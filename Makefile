@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+RESULTS := benchmarks/results
 # Folders too: their times tell of files added or taken away.
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
@@ -15,8 +16,9 @@ help: ## list these targets
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
 
-bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 15 minutes
-	$(BIN)/python -m torch_fullconv bench --threads 1 2 --dtype float32 float64 bfloat16
+bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 20 minutes
+	$(BIN)/python -m torch_fullconv bench --threads 1 2 --dtype float32 float64 bfloat16 \
+	  --json $(RESULTS)/figures.json --markdown $(RESULTS)/tables.md --plots $(RESULTS)
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest

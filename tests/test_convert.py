@@ -1,8 +1,12 @@
 """A model's layers are swapped in place, and nothing else about them changes."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 import torch_fullconv as tfc
 
@@ -71,3 +75,19 @@ def test_subclasses_are_left_alone(swap):
 
     for kind in (Own, OurOwn):
         assert type(swap(kind(1, 1, 1))) is kind
+
+
+def test_parametrized_layers_are_swapped_but_not_their_copies():
+    class Own(nn.Conv2d):
+        pass
+
+    original = nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), weight_norm(Own(3, 4, 3)))
+    m, x = deepcopy(original), torch.randn(1, 3, 8, 8)
+    tfc.convert(m)
+    assert [isinstance(layer, tfc.Conv2d) for layer in (*m, *original)] == [True, *[False] * 3]
+    torch.testing.assert_close(m[0](x), original[0](x))
+    assert [*m.state_dict()] == [*original.state_dict()]
+    tfc.revert(m)
+    assert not isinstance(m[0], tfc.Conv2d)
+    remove_parametrizations(tfc.convert(m)[0], "weight")
+    assert type(m[0]) is tfc.Conv2d

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from . import __version__, ops
+from . import __version__, functional, ops
 from .algorithms import current
 from .bench import run as bench
 
@@ -56,6 +56,13 @@ def info(arguments: argparse.Namespace) -> None:
         *(arguments.dilation, arguments.dilation),
         algorithm=current,
     )
+    try:  # says what is wrong with the layer, if anything is
+        functional.conv2d(
+            *(x.to("meta"), f.to("meta"), None),
+            *(arguments.stride, padding, arguments.dilation, geometry.groups),
+        )
+    except RuntimeError as error:
+        raise SystemExit(f"there is no such layer: {error}") from None
     print(f"torch_fullconv {__version__}, torch {torch.__version__}")
     print(f"instruction set {ops.instruction_set()}, {torch.get_num_threads()} threads")
     shape = f"{arguments.input} with {arguments.filter}, stride {arguments.stride}"

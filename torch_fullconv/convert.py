@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
@@ -25,8 +26,8 @@ _TWINS: dict[type[nn.Module], type[nn.Module]] = {
 def convert(model: Model) -> Model:
     """Makes every nn.Conv2d and nn.ConvTranspose2d of a model, or its lazy twin, one of ours.
 
-    In place; layers of a subclass, which may do something else, are left alone. A layer with a
-    parametrization (`torch.nn.utils.parametrize`) is of a subclass: convert before parametrizing.
+    In place; layers of a subclass, which may do something else, are left alone. A layer keeps its
+    parametrizations (`torch.nn.utils.parametrize`).
 
     Returns:
         The model itself.
@@ -49,6 +50,11 @@ def revert(model: Model) -> Model:
 
 def _swap(model: Model, twins: dict[type[nn.Module], type[nn.Module]]) -> Model:
     for module in model.modules():
-        if type(module) in twins:
-            module.__class__ = twins[type(module)]
+        kind = type(module)
+        if kind in twins:
+            module.__class__ = twins[kind]
+        elif is_parametrized(module) and kind.__bases__[0] in twins:
+            # parametrize made a class for this module, its parametrized parameters as properties.
+            # A copy of the module shares that class, so it is not changed, but made once more.
+            module.__class__ = type(kind.__name__, (twins[kind.__bases__[0]],), dict(vars(kind)))
     return model

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import ops
 from .measure import LAYOUTS, PASSES, Machine, Measurement
 
 Machines = dict[tuple[str, int], Machine]  # by dtype and threads
@@ -28,6 +29,7 @@ MODEL_GOALS = {
     ("MobileNetV2", "training step"): Goal(2.0),
     ("post 3x3 by 2x2", "forward and backward"): Goal(0.7),
 }
+HALF_GOAL = 1.3  # at most, with AVX2, which cannot multiply these
 
 Table = list[list[str]]
 
@@ -82,6 +84,24 @@ def summary_table(measured: Sequence[Measurement]) -> Table:
     return [head, *rows]
 
 
+def half_table(measured: Sequence[Measurement]) -> Table:
+    """Our time in bfloat16 and float16 over our own in float32; the goal is AVX2's."""
+    ours = {(m.dtype, m.threads, m.name, m.what): min(m.ours.values()) for m in measured}
+    goal = f"{HALF_GOAL:.1f}" if ops.instruction_set() == "avx2" else ""
+    rows = []
+    for (dtype, threads), group in by_run(measured):
+        slower = {
+            f"{m.name}, {m.what}": min(m.ours.values()) / ours["float32", threads, m.name, m.what]
+            for m in group
+            if dtype in ("bfloat16", "float16") and ("float32", threads, m.name, m.what) in ours
+        }
+        if slower:
+            at = max(slower, key=slower.__getitem__)
+            mean = statistics.geometric_mean(slower.values())
+            rows.append([dtype, str(threads), f"{mean:.2f}", goal, f"{slower[at]:.2f}", at])
+    return [["dtype", "threads", "mean", "goal", "highest", "at"], *rows]
+
+
 def peer_table(peers: Peers) -> Table:
     libraries = list(dict.fromkeys(name for times in peers.values() for name in times))
     rows = [
@@ -125,6 +145,8 @@ def tables(
         found["Forward passes of other libraries, float32, NCHW, ms"] = peer_table(peers)
     if layers:
         found["Summary"] = summary_table(layers)
+    if len(half := half_table(layers)) > 1:
+        found[f"Time over our float32, {ops.instruction_set()}"] = half
     return found | {"Machine": machine_table(machines)}
 
 

@@ -19,11 +19,14 @@ namespace {
 #include "scalars.inl"
 #include "tile.inl"
 #include "pack.inl"
+#include "channels.inl"
+#include "transpose.inl"
+#include "filter_panels.inl"
 #include "correlate.inl"
 #include "lines.inl"
+#include "direct.inl"
 #include "scatter.inl"
 #include "weight.inl"
-#include "channels.inl"
 #include "lines_weight.inl"
 #include "channel_sum.inl"
 
@@ -57,11 +60,11 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {{correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
+  return {{correlate_way<Channels<S>>("channels"),
+           correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
-          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),
-           weight_way<Weight<S>>("gemm")},
+          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"), weight_way<Weight<S>>("gemm")},
           ChannelSum<S>::tasks,
           ChannelSum<S>::run};
 }

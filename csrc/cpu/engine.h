@@ -119,7 +119,7 @@ struct WeightWay {
 struct Engine {
   CorrelateWay correlate[4];
   ScatterWay scatter;
-  WeightWay weight[3];
+  WeightWay weight[4];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

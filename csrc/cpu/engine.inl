@@ -28,6 +28,7 @@ namespace {
 #include "scatter.inl"
 #include "weight.inl"
 #include "lines_weight.inl"
+#include "direct_weight.inl"
 #include "channel_sum.inl"
 
 template <class Way>
@@ -64,7 +65,8 @@ constexpr Engine make_engine() {
            correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
-          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"), weight_way<Weight<S>>("gemm")},
+          {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),
+           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
           ChannelSum<S>::tasks,
           ChannelSum<S>::run};
 }

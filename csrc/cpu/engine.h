@@ -117,7 +117,7 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
 // stand in the order of choice, and the last fits every job.
 struct Engine {
-  CorrelateWay correlate[4];
+  CorrelateWay correlate[5];
   ScatterWay scatter;
   WeightWay weight[4];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);

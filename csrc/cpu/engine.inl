@@ -25,6 +25,7 @@ namespace {
 #include "correlate.inl"
 #include "lines.inl"
 #include "direct.inl"
+#include "pointwise.inl"
 #include "scatter.inl"
 #include "weight.inl"
 #include "lines_weight.inl"
@@ -61,7 +62,7 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {{correlate_way<Channels<S>>("channels"),
+  return {{correlate_way<Channels<S>>("channels"), correlate_way<Pointwise<S>>("pointwise"),
            correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),

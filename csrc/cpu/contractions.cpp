@@ -29,18 +29,26 @@ Memory allocate(int64_t bytes) {
   return Memory(memory);
 }
 
-// Scratch of all workers of a call, kept by the calling thread for its next call.
-char* scratch_of(int64_t bytes) {
-  thread_local Memory memory;
-  thread_local int64_t size = 0;
-  if (bytes > size) {
-    memory.reset();
-    size = 0;
-    memory = allocate(bytes);
-    size = bytes;
+// Memory that the calling thread keeps for its next call, which then finds its pages ready.
+class Kept {
+ public:
+  char* get(int64_t bytes) {
+    if (bytes > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_ = allocate(bytes);
+      size_ = bytes;
+    }
+    return static_cast<char*>(memory_.get());
   }
-  return static_cast<char*>(memory.get());
-}
+
+ private:
+  Memory memory_;
+  int64_t size_ = 0;
+};
+
+thread_local Kept kept_scratch;  // of all workers of a call
+thread_local Kept kept_block;    // a call's packed filter, or the parts of its sums
 
 constexpr int64_t kCopying = 16;  // multiply-adds in the time that it takes to copy a byte
 
@@ -53,7 +61,7 @@ void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
   int64_t workers = std::min(
       {tasks, 1 + work / work_of_a_thread, static_cast<int64_t>(torch::stable::get_num_threads())});
   scratch = (scratch + 63) / 64 * 64;
-  char* memory = scratch_of(workers * scratch);
+  char* memory = kept_scratch.get(workers * scratch);
   if (workers <= 1) {
     for (int64_t index = 0; index < tasks; ++index) task(index, memory);
     return;
@@ -123,10 +131,10 @@ const Way& first_that_fits(const Way* ways, const Job& job) {
 void contract(const Engine& engine, CorrelateJob job) {
   const CorrelateWay& way = first_that_fits(engine.correlate, job);
   int64_t packed_size = way.packed_filter_size(job);
-  Memory packed = allocate(packed_size);
-  job.filter = packed.get();
+  char* packed = kept_block.get(packed_size);
+  job.filter = packed;
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-            [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed.get(), task); });
+            [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
   int64_t positions = job.batch * job.h.positions * job.w.positions;
   int64_t taps = job.h.taps * job.w.taps;
   int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
@@ -174,8 +182,7 @@ void contract(const Engine& engine, WeightJob job) {
   const WeightWay& way = first_that_fits(engine.weight, job);
   job.splits = way.splits(job);
   int64_t partial_size = way.partial_size(job);
-  Memory partial = allocate(partial_size);
-  job.partial = partial.get();
+  job.partial = kept_block.get(partial_size);
   int64_t positions = job.segments * job.batch * job.h.positions * job.w.positions;
   int64_t work = positions * job.groups * job.filters * job.channels * job.h.taps * job.w.taps;
   for_tasks(way.tasks(job), work, way.scratch(job),
@@ -252,17 +259,43 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   return job;
 }
 
+// A kernel as large as its input meets it at one position only: that is a 1x1 kernel over channels
+// that count all of a sample's elements, if input and filter have them in the same order.
+bool flatten(Geometry& geometry, Array& input, Array& filter) {
+  for (const Axis* axis : {&geometry.h, &geometry.w})
+    if (axis->size != axis->kernel || axis->pad_before + axis->pad_after > 0 || axis->dilation > 1)
+      return false;
+  int64_t c = input.size[1], h = geometry.h.size, w = geometry.w.size;
+  if (geometry.groups > 1 || h * w == 1) return false;
+  auto lies = [](const Array& array, int64_t c_stride, int64_t h_stride, int64_t w_stride) {
+    return array.stride[1] == c_stride && array.stride[2] == h_stride &&
+           array.stride[3] == w_stride;
+  };
+  bool planes = lies(input, h * w, w, 1) && lies(filter, h * w, w, 1);
+  bool channels_last = lies(input, 1, w * c, c) && lies(filter, 1, w * c, c);
+  if (!planes && !channels_last) return false;
+  for (Array* array : {&input, &filter}) {
+    array->size[1] = c * h * w;
+    array->size[2] = array->size[3] = array->stride[1] = 1;
+  }
+  for (Axis* axis : {&geometry.h, &geometry.w})
+    axis->size = axis->kernel = axis->stride = 1, axis->padding = Padding::zeros;
+  return true;
+}
+
 // Which form of full_convolve takes fewer steps, counted in vector operations a position: the
 // gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
-// scatter form adds each product once more. A tile of one row is half busy.
+// scatter form adds each product once more, and wastes panels on few outputs. A tile of one row is
+// half busy; with whole vectors of channels the gather form's steps are half as long.
 bool scatter_is_cheaper(const Geometry& geometry, const CorrelateJob& job) {
   if (job.depth == 1 && job.rows == 1) return false;  // depthwise has ways of its own
-  double outputs = 1.0 * geometry.h.outputs() * geometry.w.outputs();
+  constexpr int64_t vector = 16, panel = 32, packing = 1, adding = 3;
+  auto padded = [](int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; };
+  double outputs = 1.0 * padded(geometry.h.outputs() * geometry.w.outputs(), panel);
   double inputs =
       1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
-  constexpr int64_t packing = 1, adding = 3;
-  int64_t rows =
-      job.rows_along_vectors ? (job.rows + 15) / 16 * 16 : std::max<int64_t>(job.rows, 2);
+  if (job.rows >= vector) inputs /= 2;
+  int64_t rows = job.rows_along_vectors ? padded(job.rows, vector) : std::max<int64_t>(job.rows, 2);
   return outputs * job.rows * (job.depth + adding) < inputs * job.depth * (rows + packing);
 }
 
@@ -281,10 +314,10 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
                  like.batch,      like.segments, like.groups, like.depth, like.rows,
                  like.components, h.map(),       w.map()};
   int64_t packed_size = way.packed_filter_size(job);
-  Memory packed = allocate(packed_size);
-  job.filter = packed.get();
+  char* packed = kept_block.get(packed_size);
+  job.filter = packed;
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-            [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
+            [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });
   int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
   int64_t work =
       grad.size[0] * result.size[1] * (products * job.filters + job.h.limit * job.w.limit);
@@ -296,6 +329,10 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
 
 void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                const Array& filter, const Array* bias, const Array& result) {
+  Geometry flat = geometry;
+  Array whole = input, flat_filter = filter;
+  if (flatten(flat, whole, flat_filter))
+    return correlate(dtype, flat, segments, whole, flat_filter, bias, result);
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   run(dtype, make_job(dtype, geometry, segments, input, bias, result), rows,
       {AxisTable::forward(geometry.h)}, {AxisTable::forward(geometry.w)});
@@ -303,6 +340,10 @@ void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Ar
 
 void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
                    const Array& filter, const Array* bias, const Array& result) {
+  Geometry flat = geometry;
+  Array whole = result, flat_filter = filter;
+  if (!bias && flatten(flat, whole, flat_filter))
+    return full_convolve(dtype, flat, segments, grad, flat_filter, bias, whole);
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
   CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, result);
@@ -315,6 +356,10 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
 
 void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                       const Array& grad, const Array& filter) {
+  Geometry flat = geometry;
+  Array whole = input, flat_filter = filter;
+  if (flatten(flat, whole, flat_filter))
+    return correlate_weight(dtype, flat, segments, whole, grad, flat_filter);
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
   WeightJob job = make_job(dtype, geometry, segments, input, grad, filter, h, w);
   auto spread = std::make_unique<bool[]>(segments);

@@ -63,6 +63,19 @@ struct Correlate {
     T* to = static_cast<T*>(packed) + task * width * blocks.chunks.depth();
     const S* from =
         static_cast<const S*>(filter.data) + segment * filter.segment + group * filter.group;
+    if (job.rows_along_vectors && job.components == 1 && blocks.chunks.tap_blocks() == 1) {
+      bool special = false;
+      for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
+        Chunk chunk = blocks.chunks.at(index);
+        const S* at = from + first * filter.row + chunk.channel * filter.depth;
+        special |=
+            FilterChunk<S, T>{
+                at, filter, job.h, job.w, lanes, chunk.channels, to + chunk.first * width, 0}
+                .pack();
+      }
+      if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+      return;
+    }
     constexpr int64_t widest = kRows < kColumns<T> ? kColumns<T> : kRows;
     int64_t place[widest];
     T sign[widest], special[widest] = {};  // to which a NaN or Inf, times 0, adds a NaN

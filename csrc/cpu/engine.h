@@ -125,9 +125,9 @@ struct WeightWay {
 // stand in the order of choice, and the last fits every job.
 struct Engine {
   bool (*narrow_groups)(const CorrelateJob&);  // whether the groups are: some fit into a vector
-  CorrelateWay correlate[5];
+  CorrelateWay correlate[7];
   ScatterWay scatter;
-  WeightWay weight[5];
+  WeightWay weight[6];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

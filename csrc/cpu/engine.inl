@@ -20,14 +20,18 @@ namespace {
 #include "vectors.inl"
 #include "tile.inl"
 #include "pack.inl"
+#include "filter_panels.inl"
 #include "correlate.inl"
 #include "lines.inl"
 #include "bands.inl"
 #include "channels.inl"
+#include "direct.inl"
+#include "pointwise.inl"
 #include "scatter.inl"
 #include "weight.inl"
 #include "channels_weight.inl"
 #include "lines_weight.inl"
+#include "direct_weight.inl"
 #include "channel_sum.inl"
 #include "transforms.inl"
 #include "strips.inl"
@@ -67,12 +71,13 @@ template <class S>
 constexpr Engine make_engine() {
   return {Channels<S>::narrow_groups,
           {correlate_way<Channels<S>>("channels"), correlate_way<Winograd<S, 3>>("winograd"),
-           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Lines<S>>("lines"),
+           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Pointwise<S>>("pointwise"),
+           correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
            correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
            weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
-           weight_way<Weight<S>>("gemm")},
+           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
           ChannelSum<S>::tasks,
           ChannelSum<S>::run};
 }

@@ -97,5 +97,9 @@ template <class X>
 inline X least(X a, X b) {
   return b < a ? b : a;
 }
+template <class X>
+inline X most(X a, X b) {
+  return a < b ? b : a;
+}
 inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return quotient_up(a, b) * b; }

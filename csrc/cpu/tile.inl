@@ -43,6 +43,8 @@ void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool a
   const int64_t row = LAYOUT == Rows::strided ? lda : 1;
   const int64_t next = LAYOUT == Rows::panels ? kRows : LAYOUT == Rows::columns ? lda : 1;
   V sum[ROWS][VECTORS] = {};
+  for (int i = 0; i < ROWS; ++i)
+    for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
   for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];
     for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b.at(k) + v * lanes);

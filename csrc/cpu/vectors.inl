@@ -106,3 +106,27 @@ template <class T>
 inline void transpose(typename Vector<T>::type* v) {
   transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
+
+// Loads `lanes` lines of `lanes` elements and turns them: square[i] is element i of each line.
+template <class T, class S>
+inline void load_turned(const S* from, int64_t stride,
+                        typename Vector<T>::type (&square)[Vector<T>::lanes]) {
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < Vector<T>::lanes; ++i) square[i] = load<T>(from + i * stride);
+  transpose<T>(square);
+}
+
+// One past the last of a tensor's elements in memory: squares may read beyond a line, not beyond
+// this.
+template <class S>
+inline const S* end_of(const View& view, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return static_cast<const S*>(view.data) + (n - 1) * view.n + (c - 1) * view.c + (h - 1) * view.h +
+         (w - 1) * view.w + 1;
+}
+
+template <class T>
+inline bool any_nan(typename Vector<T>::type values) {
+  bool any = false;
+  for (int64_t lane = 0; lane < Vector<T>::lanes; ++lane) any |= values[lane] != values[lane];
+  return any;
+}

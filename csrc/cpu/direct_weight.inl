@@ -1,0 +1,288 @@
+// correlate_weight over the padded block of direct.inl: each input element is copied once for all
+// taps, each gradient once for a chunk of channels:
+//
+//     result[(tap, c)][k] = Σ_(i, j) block[i·step + r][j·step + s][c] · grads[i, j][k]
+//
+// Vectors run along the filters; a tile is a few neighbours (channels, and with few of them the
+// taps of a row too) whose sums stay in registers over a chain of output rows. A task owns a part
+// of the sum for a chunk of channels and some panels of filters; the parts follow from the shape
+// alone and are added in order by a second pass. Scratch a task: the block, its gradients, the
+// sums.
+
+constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
+constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
+constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
+
+template <class T, int ROWS, int VECTORS>
+void weight_tile(int64_t rows, int64_t columns, const T* a, int64_t line, int64_t step, const T* b,
+                 int64_t b_line, T* c) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
+  V sum[ROWS][VECTORS] = {};
+  for (int64_t i = 0; i < rows; ++i, a += line, b += b_line) {
+    const T *at = a, *with = b;
+    for (int64_t j = 0; j < columns; ++j, at += step, with += kColumns<T>) {
+      V grads[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) grads[v] = load<T>(with + v * lanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < ROWS; ++m)
+        for (int v = 0; v < VECTORS; ++v) sum[m][v] += at[m] * grads[v];
+    }
+  }
+  for (int m = 0; m < ROWS; ++m)
+    for (int v = 0; v < VECTORS; ++v) {
+      T* to = c + m * kColumns<T> + v * lanes;
+      store<T>(load<T>(to) + sum[m][v], to);
+    }
+}
+
+template <class T, int VECTORS, int ROWS = kRows>
+void weight_tile_of(int64_t some, int64_t rows, int64_t columns, const T* a, int64_t line,
+                    int64_t step, const T* b, int64_t b_line, T* c) {
+  if constexpr (ROWS > 1)
+    if (some < ROWS)
+      return weight_tile_of<T, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, b_line, c);
+  weight_tile<T, ROWS, VECTORS>(rows, columns, a, line, step, b, b_line, c);
+}
+
+template <class S>
+struct DirectWeightBlocks {
+  using T = typename Compute<S>::type;
+  int64_t taps, channel_block, panels, panel_block, row_block, chain;
+
+  explicit DirectWeightBlocks(const WeightJob& job) : taps(job.h.taps * job.w.taps) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    int64_t wanted = least<int64_t>(256, round_up(quotient_up(kWeightRows, taps), lanes));
+    channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
+    if (channel_block < job.channels) channel_block = round_up(channel_block, lanes);
+    panels = quotient_up(job.filters, kColumns<T>);
+    int64_t sums = channel_block * taps * kColumns<T> * sizeof(T);
+    panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
+    panel_block = quotient_up(panels, quotient_up(panels, panel_block));
+    chain = quotient_up(kWeightChain, job.w.positions);
+    row_block = least(job.h.positions, 4 * chain);
+    while (row_block > 1 && PaddedBlock(job.h, job.w, row_block).positions() * channel_block >
+                                kDirectBytes / static_cast<int64_t>(sizeof(T)))
+      --row_block;
+    row_block = quotient_up(job.h.positions, row_blocks(job));
+  }
+  int64_t row_blocks(const WeightJob& job) const { return quotient_up(job.h.positions, row_block); }
+  int64_t channel_blocks(const WeightJob& job) const {
+    return quotient_up(job.channels, channel_block);
+  }
+  int64_t panel_blocks() const { return quotient_up(panels, panel_block); }
+  int64_t units(const WeightJob& job) const { return job.batch * row_blocks(job); }
+  int64_t owners(const WeightJob& job) const {
+    return job.segments * job.groups * channel_blocks(job) * panel_blocks();
+  }
+  int64_t size(const WeightJob& job) const {  // of one task's sums, at most
+    return panel_block * channel_block * taps * kColumns<T>;
+  }
+};
+
+template <class S>
+struct DirectWeight {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  using Blocks = DirectWeightBlocks<S>;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+
+  static bool fits(const WeightJob& job) {
+    if (job.components != 1 || 2 * job.filters < lanes || job.channels == 0 || job.batch == 0)
+      return false;
+    if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions < lanes) return false;
+    return PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.channels, 64) <= 1 << 18;
+  }
+
+  // As many parts as make 16 tasks.
+  static int64_t splits(const WeightJob& job) {
+    Blocks blocks(job);
+    int64_t owners = blocks.owners(job);
+    return owners > 0 ? least(blocks.units(job), quotient_up(16, owners)) : 1;
+  }
+  static int64_t partial_size(const WeightJob& job) {
+    return job.splits == 1 ? 0 : tasks(job) * Blocks(job).size(job) * sizeof(T);
+  }
+  static int64_t tasks(const WeightJob& job) { return job.splits * Blocks(job).owners(job); }
+
+  static int64_t scratch(const WeightJob& job) {
+    Blocks blocks(job);
+    int64_t padded = PaddedBlock(job.h, job.w, blocks.row_block).positions() * blocks.channel_block;
+    int64_t grads = blocks.panel_block * blocks.row_block * job.w.positions * kColumns<T>;
+    return (padded + kRows + grads + blocks.size(job)) * sizeof(T);
+  }
+
+  static void run(const WeightJob& job, int64_t task, void* scratch) {
+    Blocks blocks(job);
+    int64_t owner = task / job.splits, split = task % job.splits;
+    Place place(job, blocks, owner);
+    T* sums = static_cast<T*>(scratch);
+    T* grads = sums + blocks.size(job);
+    T* padded = grads + blocks.panel_block * blocks.row_block * job.w.positions * kColumns<T>;
+    if (job.splits > 1) sums = static_cast<T*>(job.partial) + task * blocks.size(job);
+    clear(sums, 1, place.panels * place.channels * blocks.taps * kColumns<T>);
+    const S* input = static_cast<const S*>(job.input.data) +
+                     (place.group * job.channels + place.channel) * job.input.c;
+    const S* grad = static_cast<const S*>(job.grad.data) + place.group * job.filters * job.grad.c;
+    const S* input_end = end_of<S>(job.input, job.segments * job.batch, job.groups * job.channels,
+                                   job.h.limit, job.w.limit);
+    const S* grad_end = end_of<S>(job.grad, job.segments * job.batch, job.groups * job.filters,
+                                  job.h.positions, job.w.positions);
+    int64_t units = blocks.units(job);
+    for (int64_t unit = units * split / job.splits; unit < units * (split + 1) / job.splits;
+         ++unit) {
+      int64_t n = place.segment * job.batch + unit / blocks.row_blocks(job);
+      int64_t row = unit % blocks.row_blocks(job) * blocks.row_block;
+      int64_t rows = least(blocks.row_block, job.h.positions - row);
+      PaddedBlock block(job.h, job.w, rows);
+      fill_padded(block, job.h.base[row] + block.low_h, input + n * job.input.n, job.input, job.h,
+                  job.w, place.channels, padded, place.channels, input_end);
+      for (int64_t panel = 0; panel < place.panels; ++panel) {
+        pack_grads(job, place.panel + panel, rows, grad + n * job.grad.n + row * job.grad.h, grads,
+                   grad_end);
+        add_products(job, blocks, place, block, padded, row, rows, grads,
+                     columns_of(job, place.panel + panel),
+                     sums + panel * place.channels * blocks.taps * kColumns<T>);
+      }
+    }
+    if (job.splits == 1) store_sums(job, blocks, place, sums);
+  }
+
+  static int64_t reduce_tasks(const WeightJob& job) {
+    return job.splits == 1 ? 0 : Blocks(job).owners(job);
+  }
+
+  static void reduce(const WeightJob& job, int64_t owner) {
+    Blocks blocks(job);
+    Place place(job, blocks, owner);
+    T* sum = static_cast<T*>(job.partial) + owner * job.splits * blocks.size(job);
+    for (int64_t split = 1; split < job.splits; ++split) {
+      const T* part = sum + split * blocks.size(job);
+      for (int64_t i = 0; i < place.panels * place.channels * blocks.taps * kColumns<T>; ++i)
+        sum[i] += part[i];
+    }
+    store_sums(job, blocks, place, sum);
+  }
+
+ private:
+  struct Place {  // the part of the result that a task adds to
+    int64_t segment, group, channel, channels, panel, panels;
+
+    Place(const WeightJob& job, const Blocks& blocks, int64_t owner) {
+      panel = owner % blocks.panel_blocks() * blocks.panel_block;
+      panels = least(blocks.panel_block, blocks.panels - panel);
+      owner /= blocks.panel_blocks();
+      channel = owner % blocks.channel_blocks(job) * blocks.channel_block;
+      channels = least(blocks.channel_block, job.channels - channel);
+      owner /= blocks.channel_blocks(job);
+      group = owner % job.groups;
+      segment = owner / job.groups;
+    }
+  };
+
+  static int64_t columns_of(const WeightJob& job, int64_t panel) {
+    return least(kColumns<T>, job.filters - panel * kColumns<T>);
+  }
+
+  // Gradients of some rows to [position][column of the panel]; behind the columns lie zeros.
+  static void pack_grads(const WeightJob& job, int64_t panel, int64_t rows, const S* grad, T* to,
+                         const S* end) {
+    int64_t columns = columns_of(job, panel), width = job.w.positions;
+    if (columns < kColumns<T>) clear(to, 1, rows * width * kColumns<T>);
+    grad += panel * kColumns<T> * job.grad.c;
+    for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>, grad += job.grad.h)
+      if (job.grad.c != 1)
+        copy_turned(grad, job.grad, columns, width, to, kColumns<T>, end);
+      else
+        for (int64_t j = 0; j < width; ++j)
+          copy(to + j * kColumns<T>, 1, grad + j * job.grad.w, 1, columns);
+  }
+
+  // Adds one panel's products over a block of rows, chain by chain.
+  static void add_products(const WeightJob& job, const Blocks& blocks, const Place& place,
+                           const PaddedBlock& block, const T* padded, int64_t row, int64_t rows,
+                           const T* grads, int64_t columns, T* sums) {
+    int64_t line = job.h.step * block.width * place.channels, step = job.w.step * place.channels;
+    int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
+    int64_t together = span == job.w.taps - 1 ? job.w.taps : 1;
+    if (place.channels < job.channels) together = 1;
+    int64_t run = together * place.channels;  // neighbours in the block and in the sums
+    int64_t tile = quotient_up(run, quotient_up(run, kRows));
+    auto multiply = columns > lanes ? weight_tile_of<T, 2> : weight_tile_of<T, 1>;
+    bool skips = job.h.padding == Padding::zeros && finite(grads, rows * job.w.positions);
+    for (int64_t i = 0; i < rows; i += blocks.chain) {
+      int64_t height = least(blocks.chain, rows - i);
+      for (int64_t r = 0; r < job.h.taps; ++r)
+        for (int64_t s = 0; s < job.w.taps; s += together) {
+          int64_t tap =
+              (job.h.offset[r] - block.low_h) * block.width + job.w.offset[s] - block.low_w;
+          // Positions that meet the input, or all for the products of zeros with a NaN or Inf.
+          int64_t top = i, bottom = i + height, left = 0, right = job.w.positions;
+          if (skips) {
+            top = most(top, job.h.inner[r].first - row);
+            bottom = least(bottom, job.h.inner[r].second - row);
+          }
+          if (skips && together == 1) left = job.w.inner[s].first, right = job.w.inner[s].second;
+          const T* at = padded + tap * place.channels + top * line + left * step;
+          const T* with = grads + (top * job.w.positions + left) * kColumns<T>;
+          T* to = sums + (r * job.w.taps + s) * place.channels * kColumns<T>;
+          for (int64_t m = 0; m < run && top < bottom && left < right; m += tile)
+            multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step, with,
+                     job.w.positions * kColumns<T>, to + m * kColumns<T>);
+        }
+    }
+  }
+
+  static bool finite(const T* values, int64_t positions) {
+    V special = {};
+    for (int64_t i = 0; i < positions * kColumns<T>; i += lanes) special += load<T>(values + i) * 0;
+    return !any_nan<T>(special);
+  }
+
+  static void store_sums(const WeightJob& job, const Blocks& blocks, const Place& place,
+                         const T* sums) {
+    S* to = static_cast<S*>(job.result) + place.segment * job.segment +
+            place.group * job.filters * job.k + place.channel * job.c;
+    int64_t depth = place.channels * blocks.taps;
+    bool by_channel = job.c == 1;  // else the taps of all channels may be neighbours
+    bool by_tap = job.s == 1 && job.r == job.w.taps && job.c == blocks.taps;
+    for (int64_t panel = 0; panel < place.panels; ++panel, sums += depth * kColumns<T>) {
+      int64_t columns = columns_of(job, place.panel + panel);
+      S* first = to + (place.panel + panel) * kColumns<T> * job.k;
+      if (by_tap) {
+        auto from = [&](int64_t i) {
+          return sums + (i % blocks.taps * place.channels + i / blocks.taps) * kColumns<T>;
+        };
+        store_lines(columns, depth, from, first, job.k, 1);
+        continue;
+      }
+      for (int64_t tap = 0; tap < blocks.taps; ++tap) {
+        auto from = [&](int64_t c) { return sums + (tap * place.channels + c) * kColumns<T>; };
+        store_lines(columns, place.channels, from,
+                    first + tap / job.w.taps * job.r + tap % job.w.taps * job.s, job.k,
+                    by_channel ? 1 : job.c);
+      }
+    }
+  }
+
+  // to[column·stride + i·step] = from(i)[column].
+  template <class F>
+  static void store_lines(int64_t columns, int64_t count, F from, S* to, int64_t stride,
+                          int64_t step) {
+    for (int64_t i = 0; i < count; i += lanes)
+      for (int64_t k = 0; k < columns; k += lanes) {
+        int64_t some = least(lanes, count - i), rows = least(lanes, columns - k);
+        S* at = to + k * stride + i * step;
+        if (step != 1 || some < lanes || rows < lanes) {
+          for (int64_t x = 0; x < some; ++x)
+            for (int64_t m = 0; m < rows; ++m)
+              narrow(from(i + x)[k + m], at[m * stride + x * step]);
+          continue;
+        }
+        V square[lanes];
+        for (int64_t x = 0; x < lanes; ++x) square[x] = load<T>(from(i + x) + k);
+        transpose<T>(square);
+        for (int64_t m = 0; m < lanes; ++m) store<T>(square[m], at + m * stride);
+      }
+  }
+};

@@ -87,7 +87,7 @@ struct ChannelsWeight {
       Band<S> band(job.h, job.w, row, rows, all.planes(), data, place, all.copies(),
                    all.elements() ? 1 : job.filters);
       Band<S> grad(own.h, own.w, row, rows, all.result_planes(), grad_data, place + layout.line());
-      band.find_offsets(job.channels, offsets);
+      band.find_offsets(job.channels, job.w, offsets);
       const S* input = static_cast<const S*>(job.input.data) + n * job.input.n;
       const S* output = static_cast<const S*>(job.grad.data) + n * job.grad.n;
       for (int64_t block = first; block < end; ++block) {

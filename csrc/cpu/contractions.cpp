@@ -111,22 +111,33 @@ bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
   const Engine& engine = engine_of(dtype);
   bool special = false;
   job.special = &special;
-  for (const AxisTable& rows : h)
-    for (const AxisTable& columns : w) {
-      job.h = rows.map();
-      job.w = columns.map();
-      const CorrelateWay& way = first_that_fits(engine.correlate, job);
-      int64_t packed_size = way.packed_filter_size(job);
-      Memory packed = allocate(packed_size);
-      job.filter = packed.get();
-      for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-                [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
-      int64_t positions = job.batch * job.h.positions * job.w.positions;
-      int64_t taps = job.h.taps * job.w.taps;
-      int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
-      for_tasks(way.tasks(job), work, way.scratch(job),
-                [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  auto run_way = [&](const CorrelateWay& way, int64_t columns, int64_t terms) {
+    int64_t packed_size = way.packed_filter_size(job);
+    Memory packed = allocate(packed_size);
+    job.filter = packed.get();
+    for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
+              [&](int64_t task, void*) { way.pack_filter(job, filter, packed.get(), task); });
+    int64_t positions = job.batch * job.h.positions * columns;
+    int64_t taps = job.h.taps * terms;
+    int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
+    for_tasks(way.tasks(job), work, way.scratch(job),
+              [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  };
+  std::vector<AxisMap> maps;
+  for (const AxisTable& columns : w) maps.push_back(columns.map());
+  job.columns = maps.data();
+  job.column_maps = static_cast<int64_t>(maps.size());
+  for (const AxisTable& rows : h) {
+    job.h = rows.map();
+    if (engine.channels.fits(job)) {
+      run_way(engine.channels, maps[0].positions * job.column_maps, maps[0].taps);
+      continue;
     }
+    for (const AxisMap& columns : maps) {
+      job.w = columns;
+      run_way(first_that_fits(engine.correlate, job), columns.positions, columns.taps);
+    }
+  }
   return special;
 }
 

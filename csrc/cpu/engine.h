@@ -45,6 +45,8 @@ struct CorrelateJob {
   bool rows_along_vectors;  // else positions are: the micro-kernel's two orientations
   bool* special;            // set where packing meets a NaN or Inf in the filter
   AxisMap h, w;
+  const AxisMap* columns;  // [column_maps] all whose positions make up a row: channels.inl's w
+  int64_t column_maps;
 };
 
 // The same as full_convolve's jobs, seen from the output gradient: result[n, c, ...] = bias[c] +
@@ -117,8 +119,9 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
 // stand in the order of choice, and the last fits every job.
 struct Engine {
-  bool (*narrow_groups)(const CorrelateJob&);  // whether the groups are: some fit into a vector
-  CorrelateWay correlate[3];
+  bool (*narrow_groups)(const CorrelateJob&);  // whether they are: channels takes nearly all such
+  CorrelateWay channels;                       // does `columns`, all maps of a row, at once
+  CorrelateWay correlate[2];
   ScatterWay scatter;
   WeightWay weight[3];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);

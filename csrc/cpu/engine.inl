@@ -60,8 +60,8 @@ constexpr ScatterWay scatter_way() {
 template <class S>
 constexpr Engine make_engine() {
   return {Channels<S>::narrow_groups,
-          {correlate_way<Channels<S>>("channels"), correlate_way<Lines<S>>("lines"),
-           correlate_way<Correlate<S>>("gemm")},
+          correlate_way<Channels<S>>("channels"),
+          {correlate_way<Lines<S>>("lines"), correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<LinesWeight<S>>("lines"),
            weight_way<Weight<S>>("gemm")},

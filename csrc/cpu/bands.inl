@@ -38,6 +38,7 @@ inline void store(typename Vector<T>::type value, S* to) {
   } else {
     T wide[Vector<T>::lanes];
     *reinterpret_cast<typename Vector<T>::type*>(wide) = value;
+#pragma GCC unroll 1  // unrolled, it would not become vector code
     for (int64_t i = 0; i < Vector<T>::lanes; ++i) narrow(wide[i], to[i]);
   }
 }

@@ -104,7 +104,8 @@ const Way& first_that_fits(const Way* ways, const Job& job) {
   return *ways;
 }
 
-// One job for each pair of axis tables, whose positions make up the result. Says whether the filter
+// One job for each pair of axis tables, or for each of the rows if a way takes all columns at once:
+// their positions make up the result. Says whether the filter
 // has a NaN or Inf.
 bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {

@@ -64,6 +64,38 @@ struct ChannelBlocks {
   int64_t parts(int64_t steps) const { return quotient_up(count(), 1 + kStepsOfTask / steps); }
 };
 
+// One map that reaches what some maps of a row reach together, with two taps: the outermost.
+struct JoinedColumns {
+  AxisMap map{};
+  int64_t taps = 0, positions = 0;  // of all maps
+
+  explicit JoinedColumns(const AxisMap* maps, int64_t count) {
+    map = maps[0];
+    map.positions = 0;
+    int64_t low = 0, high = 0;
+    for (const AxisMap* from = maps; from < maps + count; ++from) {
+      positions += from->positions;
+      if (from->taps == 0) continue;
+      int64_t first = from->offset[0], last = from->offset[from->taps - 1];
+      int64_t begin = from->base[0] + least(first, last);
+      int64_t end = from->base[from->positions - 1] + (first < last ? last : first);
+      low = taps == 0 ? begin : least(low, begin);
+      high = taps == 0 || end > high ? end : high;
+      taps += from->taps;
+      if (from->positions > map.positions) map.positions = from->positions;
+    }
+    reach_[0] = low;
+    reach_[1] = high - map.step * (map.positions - 1);
+    map.taps = 2;
+    map.base = &base_;
+    map.offset = reach_;
+  }
+  JoinedColumns(const JoinedColumns&) = delete;
+
+ private:
+  int64_t base_ = 0, reach_[2];
+};
+
 template <class S>
 struct Band {
   using T = typename Compute<S>::type;
@@ -128,14 +160,15 @@ struct Band {
   int64_t plane() const { return layout.plane() * lanes; }
   T* line(int64_t i) const { return data + i * layout.line() * lanes; }
 
-  // Where the first position of a row meets its terms, [depth][tap].
-  void find_offsets(int64_t depth, int64_t* offsets) const {
+  // Where the first position of `columns` in a row meets its terms, [depth][tap].
+  int64_t* find_offsets(int64_t depth, const AxisMap& columns, int64_t* offsets) const {
     for (int64_t d = 0; d < depth; ++d)
       for (int64_t r = 0; r < h.taps; ++r)
-        for (int64_t s = 0; s < w.taps; ++s)
+        for (int64_t s = 0; s < columns.taps; ++s)
           *offsets++ = (copies > 1 ? d * plane() : d / lanes * plane() + d % lanes) +
                        (h.offset[r] - low_offset(h)) * layout.line() * lanes +
-                       place[w.offset[s] - low_offset(w)];
+                       place[columns.base[0] + columns.offset[s] - layout.first_u];
+    return offsets;
   }
 
   // `source` is the first of the block's `channels` in its sample.
@@ -239,7 +272,7 @@ struct Band {
   }
 };
 
-// Scatters rows of pixels, `count` channels of them, from their first channel's place on.
+// Writes whole rows of pixels, `count` channels of them, from their first channel's place on.
 template <class S>
 struct Pixels {
   using T = typename Compute<S>::type;
@@ -247,32 +280,28 @@ struct Pixels {
   static constexpr int64_t lanes = Vector<T>::lanes;
 
   static void write(const CorrelateJob& job, S* to, int64_t count, int64_t row, int64_t rows,
-                    const T* pixels) {
+                    int64_t columns, const T* pixels) {
     const View& out = job.result;
-    const AxisMap &h = job.h, &w = job.w;
-    bool planar = out.w == 1 && w.position_step == 1;
-    if (planar && h.position_step == 1 && out.h == w.positions && rows * w.positions >= lanes)
-      return store_run(out, to + h.position[row] * out.h + w.position[0], count, pixels,
-                       rows * w.positions);
-    for (int64_t i = row; i < row + rows; ++i, pixels += w.positions * lanes) {
-      S* line = to + h.position[i] * out.h;
-      if (planar && w.positions >= lanes) {
-        store_run(out, line + w.position[0], count, pixels, w.positions);
+    if (out.w == 1 && job.h.position_step == 1 && out.h == columns && rows * columns >= lanes)
+      return write_run(out, to + job.h.position[row] * out.h, count, pixels, rows * columns);
+    for (int64_t i = row; i < row + rows; ++i, pixels += columns * lanes) {
+      S* line = to + job.h.position[i] * out.h;
+      if (out.w == 1 && columns >= lanes) {
+        write_run(out, line, count, pixels, columns);
         continue;
       }
-      for (int64_t j = 0; j < w.positions; ++j) {
-        S* at = line + w.position[j] * out.w;
+      for (int64_t j = 0; j < columns; ++j)
         if (out.c == 1 && count == lanes)
-          store<T>(load<T>(pixels + j * lanes), at);
+          store<T>(load<T>(pixels + j * lanes), line + j * out.w);
         else
-          for (int64_t c = 0; c < count; ++c) narrow(pixels[j * lanes + c], at[c * out.c]);
-      }
+          for (int64_t c = 0; c < count; ++c)
+            narrow(pixels[j * lanes + c], line[j * out.w + c * out.c]);
     }
   }
 
  private:
   // `run` pixels that lie beside each other in each of the channels.
-  static void store_run(const View& out, S* to, int64_t count, const T* pixels, int64_t run) {
+  static void write_run(const View& out, S* to, int64_t count, const T* pixels, int64_t run) {
     for (int64_t p = 0; p < run; p += lanes) {  // the last block ends with the run
       int64_t first = least(p, run - lanes);
       V block[lanes];

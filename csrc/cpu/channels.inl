@@ -75,10 +75,12 @@ struct Channels {
     return job.components == 1 && blocks(job).fit();
   }
   static bool fits(const CorrelateJob& job) {
-    return narrow_groups(job) && Band<S>::fits(job.h, job.w, vectors(job));
+    JoinedColumns columns(job.columns, job.column_maps);
+    return narrow_groups(job) && columns.taps > 0 && columns.map.positions > 0 &&
+           Band<S>::fits(job.h, columns.map, vectors(job));
   }
 
-  // [segment][panel][depth][tap][lane]
+  // [segment][panel][map of columns][depth][tap][lane]
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
     return job.segments * blocks(job).panels(job.groups);
   }
@@ -99,12 +101,13 @@ struct Channels {
       T* lane = to + i;
       const S* row =
           from + (channel + i) / job.rows * filter.group + (channel + i) % job.rows * filter.row;
-      for (int64_t d = 0; d < job.depth; ++d)
-        for (int64_t r = 0; r < job.h.taps; ++r) {
-          const S* at = row + d * filter.depth + job.h.tap[r] * filter.r;
-          for (int64_t s = 0; s < job.w.taps; ++s, lane += width)
-            *lane = widen(at[job.w.tap[s] * filter.s]);
-        }
+      for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w)
+        for (int64_t d = 0; d < job.depth; ++d)
+          for (int64_t r = 0; r < job.h.taps; ++r) {
+            const S* at = row + d * filter.depth + job.h.tap[r] * filter.r;
+            for (int64_t s = 0; s < w->taps; ++s, lane += width)
+              *lane = widen(at[w->tap[s] * filter.s]);
+          }
     }
     for (int64_t k = 0; k < terms(job); ++k, to += width)
       for (int64_t i = 0; i < width; ++i) special[i] += to[i] * 0;
@@ -119,26 +122,30 @@ struct Channels {
 
   static int64_t scratch(const CorrelateJob& job) {
     Cut cut(job);
-    return Band<S>::scratch(LineLayout(job.h, job.w, 0, cut.rows, 1), vectors(job)) +
-           blocks(job).result_planes() * cut.rows * job.w.positions * FULLCONV_VECTOR_BYTES +
+    JoinedColumns columns(job.columns, job.column_maps);
+    return Band<S>::scratch(LineLayout(job.h, columns.map, 0, cut.rows, 1), vectors(job)) +
+           blocks(job).result_planes() * cut.rows * columns.positions * FULLCONV_VECTOR_BYTES +
            terms(job) * sizeof(int64_t);
   }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
     Cut cut(job);
     ChannelBlocks all = blocks(job);
+    JoinedColumns columns(job.columns, job.column_maps);
     int64_t part = task % cut.parts, row = task / cut.parts % cut.bands * cut.rows;
     int64_t sample = task / cut.parts / cut.bands;
     int64_t rows = least(cut.rows, job.h.positions - row);
 
-    LineLayout layout(job.h, job.w, row, rows, 1);
+    LineLayout layout(job.h, columns.map, row, rows, 1);
     T* data = static_cast<T*>(scratch);
     T* pixels = data + vectors(job) * layout.plane() * lanes;
     int64_t* offsets =
-        reinterpret_cast<int64_t*>(pixels + all.result_planes() * rows * job.w.positions * lanes);
-    Band<S> band(job.h, job.w, row, rows, all.planes(), data, offsets + terms(job), all.copies(),
-                 all.elements() ? 1 : job.rows);
-    band.find_offsets(job.depth, offsets);
+        reinterpret_cast<int64_t*>(pixels + all.result_planes() * rows * columns.positions * lanes);
+    Band<S> band(job.h, columns.map, row, rows, all.planes(), data, offsets + terms(job),
+                 all.copies(), all.elements() ? 1 : job.rows);
+    int64_t* next = offsets;
+    for (int64_t i = 0; i < job.column_maps; ++i)
+      next = band.find_offsets(job.depth, job.columns[i], next);
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
     for (int64_t block = all.count() * part / cut.parts;
          block < all.count() * (part + 1) / cut.parts; ++block) {
@@ -158,9 +165,10 @@ struct Channels {
   struct Cut {
     int64_t rows, bands, parts;
     explicit Cut(const CorrelateJob& job)
-        : rows(Band<S>::row_block(job.h, job.w, vectors(job))),
+        : rows(Band<S>::row_block(job.h, JoinedColumns(job.columns, job.column_maps).map,
+                                  vectors(job))),
           bands(quotient_up(job.h.positions, rows)),
-          parts(blocks(job).parts(rows * job.w.positions * terms(job))) {}
+          parts(blocks(job).parts(rows * job.columns[0].positions * terms(job))) {}
   };
 
   template <int64_t LANES, Meets MEETS>
@@ -169,11 +177,11 @@ struct Channels {
     ChannelBlocks all = blocks(job);
     const View& out = job.result;
     int64_t first = all.first(block) * job.rows, count = all.some(block) * job.rows;
-    int64_t plane = rows * job.w.positions * lanes;
+    int64_t columns = JoinedColumns(job.columns, job.column_maps).positions;
+    int64_t plane = rows * columns * lanes;
     S* result = static_cast<S*>(out.data) + sample * out.n + first * out.c;
-    bool direct =
-        sizeof(S) == sizeof(T) && out.c == 1 && count % LANES == 0 && job.w.position_step > 0;
-    int64_t step = direct ? job.w.position_step * out.w : lanes;
+    bool direct = sizeof(S) == sizeof(T) && out.c == 1 && count % LANES == 0;
+    int64_t pixel = direct ? out.w : lanes;
     int64_t panel = sample / job.batch * all.panels(job.groups) + all.panels(all.first(block));
     const T* filter = static_cast<const T*>(job.filter) + panel * terms(job) * LANES;
     for (int64_t channel = 0; channel < count;
@@ -185,18 +193,34 @@ struct Channels {
       // The panel's group starts some elements into the pixel.
       int64_t start = MEETS == Meets::element ? channel / job.rows * job.depth : 0;
       for (int64_t i = 0; i < rows; ++i) {
-        T* to = pixels + channel / lanes * plane + i * job.w.positions * lanes + channel % lanes;
-        if (direct)
-          to = reinterpret_cast<T*>(result + channel + job.h.position[row + i] * out.h +
-                                    job.w.position[0] * out.w);
-        sum_row<T, LANES, MEETS>(job.w.positions, terms(job), filter,
-                                 band.line(i * job.h.step) + start, offsets, bias, to, step);
+        T* to = pixels + channel / lanes * plane + i * columns * lanes + channel % lanes;
+        if (direct) to = reinterpret_cast<T*>(result + channel + job.h.position[row + i] * out.h);
+        run_row<LANES, MEETS>(job, filter, band.line(i * job.h.step) + start, offsets, bias, to,
+                              pixel);
       }
     }
     if (direct) return;
     for (int64_t channel = 0; channel < count; channel += lanes, pixels += plane)
       Pixels<S>::write(job, result + channel * out.c, least(lanes, count - channel), row, rows,
-                       pixels);
+                       columns, pixels);
+  }
+
+  // A row of a panel, one map of its columns after the other.
+  template <int64_t LANES, Meets MEETS>
+  static void run_row(const CorrelateJob& job, const T* filter, const T* from,
+                      const int64_t* offsets, const T* bias, T* to, int64_t pixel) {
+    for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
+      int64_t terms = job.depth * job.h.taps * w->taps;
+      if (w->position_step > 0)
+        sum_row<T, LANES, MEETS>(w->positions, terms, filter, from, offsets, bias,
+                                 to + w->position[0] * pixel, w->position_step * pixel);
+      else  // columns that no tap reaches
+        for (int64_t j = 0; j < w->positions; ++j)
+          sum_row<T, LANES, MEETS>(1, terms, filter, from, offsets, bias,
+                                   to + w->position[j] * pixel, pixel);
+      filter += terms * LANES;
+      offsets += terms;
+    }
   }
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
@@ -206,6 +230,7 @@ struct Channels {
   static int64_t vectors(const CorrelateJob& job) {
     return blocks(job).copies() * blocks(job).planes();
   }
-  static int64_t taps(const CorrelateJob& job) { return job.h.taps * job.w.taps; }
-  static int64_t terms(const CorrelateJob& job) { return job.depth * taps(job); }
+  static int64_t terms(const CorrelateJob& job) {
+    return job.depth * job.h.taps * JoinedColumns(job.columns, job.column_maps).taps;
+  }
 };

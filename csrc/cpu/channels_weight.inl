@@ -8,16 +8,27 @@
 // Some (d, tap) stay in registers while the kernel walks the positions of a row. Scratch a task:
 // the band, the gradients of its rows.
 
+template <class T>
+struct Gradients {
+  const T* data;
+  int64_t pixel, line, plane;  // strides, the last from vector to vector of a pixel's channels
+  const T* at(int64_t row, int64_t channel) const {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    return data + row * line + channel / lanes * plane + channel % lanes;
+  }
+};
+
 template <class T, int64_t LANES, Meets MEETS, int COUNT>
-void add_rows(int64_t rows, int64_t columns, const T* grad, const T* from, int64_t line,
+void add_rows(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, int64_t line,
               const int64_t* offsets, T* sums) {
   using V = typename Some<T, LANES>::type;
   constexpr int64_t step = Vector<T>::lanes;
   V sum[COUNT] = {};
-  for (int64_t i = 0; i < rows; ++i, from += line, grad += step) {  // a pixel behind each row
+  for (int64_t i = 0; i < rows; ++i, from += line) {
     const T* at[COUNT];
     for (int k = 0; k < COUNT; ++k) at[k] = from + offsets[k];
-    for (int64_t j = 0; j < columns; ++j, grad += step) {
+    const T* grad = grads.data + i * grads.line;
+    for (int64_t j = 0; j < columns; ++j, grad += grads.pixel) {
       V g = *reinterpret_cast<const V*>(grad);
 #pragma GCC unroll 16
       for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step);
@@ -27,13 +38,13 @@ void add_rows(int64_t rows, int64_t columns, const T* grad, const T* from, int64
 }
 
 template <class T, int64_t LANES, Meets MEETS, int COUNT = kAcross>
-void add_some(int64_t count, int64_t rows, int64_t columns, const T* grad, const T* from,
+void add_some(int64_t count, int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
               int64_t line, const int64_t* offsets, T* sums) {
   if constexpr (COUNT > 1)
     if (count < COUNT)
-      return add_some<T, LANES, MEETS, COUNT - 1>(count, rows, columns, grad, from, line, offsets,
+      return add_some<T, LANES, MEETS, COUNT - 1>(count, rows, columns, grads, from, line, offsets,
                                                   sums);
-  add_rows<T, LANES, MEETS, COUNT>(rows, columns, grad, from, line, offsets, sums);
+  add_rows<T, LANES, MEETS, COUNT>(rows, columns, grads, from, line, offsets, sums);
 }
 
 template <class S>
@@ -87,21 +98,29 @@ struct ChannelsWeight {
       Band<S> band(job.h, job.w, row, rows, all.planes(), data, place, all.copies(),
                    all.elements() ? 1 : job.filters);
       Band<S> grad(own.h, own.w, row, rows, all.result_planes(), grad_data, place + layout.line());
-      band.find_offsets(job.channels, offsets);
+      band.find_offsets(job.channels, job.w, offsets);
       const S* input = static_cast<const S*>(job.input.data) + n * job.input.n;
       const S* output = static_cast<const S*>(job.grad.data) + n * job.grad.n;
       for (int64_t block = first; block < end; ++block) {
         band.fill(input + all.first(block) * job.channels * job.input.c,
                   all.some(block) * job.channels, job.input);
-        grad.fill(output + all.first(block) * job.filters * job.grad.c,
-                  all.some(block) * job.filters, job.grad);
+        const S* from = output + all.first(block) * job.filters * job.grad.c;
+        int64_t count = all.some(block) * job.filters;
+        Gradients<T> grads{grad.data, lanes, grad.layout.line() * lanes, grad.plane()};
+        // Whole vectors are read where they lie beside each other, if that is once or twice.
+        if (sizeof(S) == sizeof(T) && job.grad.c == 1 && count % all.width() == 0 &&
+            terms(job) <= 2 * kAcross)
+          grads = {reinterpret_cast<const T*>(from + row * job.grad.h), job.grad.w, job.grad.h,
+                   lanes};
+        else
+          grad.fill(from, count, job.grad);
         T* sums = partial(job, segment, split, all.panels(all.first(block)));
         if (!all.elements())
-          add_block<lanes, Meets::vector>(job, block, rows, grad, band, offsets, sums);
+          add_block<lanes, Meets::vector>(job, block, rows, grads, band, offsets, sums);
         else if (all.width() == lanes)
-          add_block<lanes, Meets::element>(job, block, rows, grad, band, offsets, sums);
+          add_block<lanes, Meets::element>(job, block, rows, grads, band, offsets, sums);
         else
-          add_block<kHalf, Meets::element>(job, block, rows, grad, band, offsets, sums);
+          add_block<kHalf, Meets::element>(job, block, rows, grads, band, offsets, sums);
       }
     }
   }
@@ -155,8 +174,9 @@ struct ChannelsWeight {
 
   // The sums start anew every kChain positions or so, for the rounding.
   template <int64_t LANES, Meets MEETS>
-  static void add_block(const WeightJob& job, int64_t block, int64_t rows, const Band<S>& grad,
-                        const Band<S>& band, const int64_t* offsets, T* sums) {
+  static void add_block(const WeightJob& job, int64_t block, int64_t rows,
+                        const Gradients<T>& grads, const Band<S>& band, const int64_t* offsets,
+                        T* sums) {
     ChannelBlocks all = blocks(job);
     int64_t piece = quotient_up(terms(job), quotient_up(terms(job), kAcross));
     int64_t line = job.h.step * band.layout.line() * lanes;
@@ -168,7 +188,7 @@ struct ChannelsWeight {
         for (int64_t k = 0; k < terms(job); k += piece)
           add_some<T, LANES, MEETS>(
               least(piece, terms(job) - k), least(chain, rows - i), job.w.positions,
-              grad.line(i) + channel / lanes * grad.plane() + channel % lanes,
+              Gradients<T>{grads.at(i, channel), grads.pixel, grads.line, grads.plane},
               band.data + i * line + start, line, offsets + k, sums + k * LANES);
     }
   }

@@ -128,18 +128,28 @@ const Way& first_that_fits(const Way* ways, const Job& job) {
   return *ways;
 }
 
-void contract(const Engine& engine, CorrelateJob job) {
-  const CorrelateWay& way = first_that_fits(engine.correlate, job);
+std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
+  std::vector<AxisMap> maps;
+  for (const AxisTable& columns : w) maps.push_back(columns.map());
+  return maps;
+}
+
+// `columns` positions of a row with `terms` taps each, by one way.
+void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns, int64_t terms) {
   int64_t packed_size = way.packed_filter_size(job);
   char* packed = kept_block.get(packed_size);
   job.filter = packed;
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
             [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
-  int64_t positions = job.batch * job.h.positions * job.w.positions;
-  int64_t taps = job.h.taps * job.w.taps;
-  int64_t work = job.segments * job.groups * job.rows * positions * (job.depth * taps + 1);
+  int64_t positions = job.batch * job.h.positions * columns;
+  int64_t work =
+      job.segments * job.groups * job.rows * positions * (job.depth * job.h.taps * terms + 1);
   for_tasks(way.tasks(job), work, way.scratch(job),
             [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+}
+
+void contract(const Engine& engine, const CorrelateJob& job) {
+  contract(first_that_fits(engine.correlate, job), job, job.w.positions, job.w.taps);
 }
 
 void* advance(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
@@ -163,18 +173,26 @@ bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
   int64_t samples = job.segments * job.batch;
   bool special = false;
   auto spread = std::make_unique<bool[]>(samples);
+  std::vector<AxisMap> maps = columns_of(w);
   job.special = &special;
   job.spread = spread.get();
   job.unpacked = filter;
-  for (const AxisTable& rows : h)
-    for (const AxisTable& columns : w) {
-      job.h = rows.map();
-      job.w = columns.map();
+  job.columns = maps.data();
+  job.column_maps = static_cast<int64_t>(maps.size());
+  for (const AxisTable& rows : h) {
+    job.h = rows.map();
+    if (engine.channels.fits(job)) {
+      contract(engine.channels, job, maps[0].positions * job.column_maps, maps[0].taps);
+      continue;
+    }
+    for (const AxisMap& columns : maps) {
+      job.w = columns;
       std::fill_n(spread.get(), samples, false);
       contract(engine, job);
       for (int64_t sample = 0; sample < samples; ++sample)
         if (spread[sample]) contract(engine, directly(job, sample, scalar_size(dtype)));
     }
+  }
   return special;
 }
 
@@ -205,12 +223,17 @@ WeightJob directly(WeightJob job, int64_t segment, int64_t scalar_size) {
 std::string names(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
                   const std::vector<AxisTable>& w) {
   std::set<std::string> found;
-  for (const AxisTable& rows : h)
-    for (const AxisTable& columns : w) {
-      job.h = rows.map();
-      job.w = columns.map();
-      found.insert(first_that_fits(engine.correlate, job).name);
+  std::vector<AxisMap> maps = columns_of(w);
+  job.columns = maps.data();
+  job.column_maps = static_cast<int64_t>(maps.size());
+  for (const AxisTable& rows : h) {
+    job.h = rows.map();
+    for (const AxisMap& columns : maps) {
+      job.w = columns;
+      bool channels = engine.channels.fits(job);
+      found.insert(channels ? engine.channels.name : first_that_fits(engine.correlate, job).name);
     }
+  }
   std::string all;
   for (const std::string& name : found) all += (all.empty() ? "" : "+") + name;
   return all;

@@ -50,6 +50,8 @@ struct CorrelateJob {
   bool* spread;   // [segments·batch] set by a way whose result for a sample has a NaN or Inf that
                   // may belong elsewhere
   AxisMap h, w;
+  const AxisMap* columns;  // [column_maps] all whose positions make up a row: channels.inl's w
+  int64_t column_maps;
 };
 
 // The same as full_convolve's jobs, seen from the output gradient: result[n, c, ...] = bias[c] +
@@ -124,8 +126,9 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
 // stand in the order of choice, and the last fits every job.
 struct Engine {
-  bool (*narrow_groups)(const CorrelateJob&);  // whether the groups are: some fit into a vector
-  CorrelateWay correlate[7];
+  bool (*narrow_groups)(const CorrelateJob&);  // whether they are: channels takes nearly all such
+  CorrelateWay channels;                       // does `columns`, all maps of a row, at once
+  CorrelateWay correlate[6];
   ScatterWay scatter;
   WeightWay weight[6];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);

@@ -29,11 +29,14 @@ Memory allocate(int64_t bytes) {
   return Memory(memory);
 }
 
-// Memory that the calling thread keeps for its next call, which then finds its pages ready.
+// Memory that the calling thread keeps for its next call, which then finds its pages ready. More
+// than kMost is given back by the next call.
 class Kept {
  public:
+  static constexpr int64_t kMost = 1 << 26;
+
   char* get(int64_t bytes) {
-    if (bytes > size_) {
+    if (bytes > size_ || size_ > kMost) {
       memory_.reset();
       size_ = 0;
       memory_ = allocate(bytes);
@@ -165,8 +168,8 @@ CorrelateJob directly(CorrelateJob job, int64_t sample, int64_t scalar_size) {
   return job;
 }
 
-// One job for each pair of axis tables, whose positions make up the result. Says whether the filter
-// has a NaN or Inf.
+// One job for each pair of axis tables, or for each of the rows if a way takes all columns at once:
+// their positions make up the result. Says whether the filter has a NaN or Inf.
 bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
   const Engine& engine = engine_of(dtype);

@@ -47,7 +47,8 @@ def test_the_models(model):
 
 
 def test_bench(tmp_path):
-    saved, text, plots = tmp_path / "figures.json", tmp_path / "tables.md", tmp_path / "plots"
+    results = tmp_path / "results"  # is made
+    saved, text, plots = results / "figures.json", results / "tables.md", results / "plots"
     arguments = "--layers", "post*", "--models", "", "--threads", "1", "2", "--budget", "0.01"
     files = "--json", saved, "--markdown", text, "--plots", plots
     done = command("bench", *arguments, *map(str, files))

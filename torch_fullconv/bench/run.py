@@ -42,6 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
     if not layers and not models:
         raise SystemExit("no layer and no model has such a name")
+    for file in (arguments.json, arguments.markdown):  # before minutes are spent on what goes there
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.plots:
+        arguments.plots.mkdir(parents=True, exist_ok=True)
     machines: report.Machines = {}
     of_layers: list[measure.Measurement] = []
     of_models: list[measure.Measurement] = []
@@ -79,7 +84,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(tables))
     if arguments.plots:
-        arguments.plots.mkdir(parents=True, exist_ok=True)
         for (dtype, threads), group in report.by_run(of_layers):
             run = f"{dtype}-{threads}.png"
             plots.plot_ratios(arguments.plots / f"ratios-{run}", group)

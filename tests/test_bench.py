@@ -12,6 +12,7 @@ from torch_fullconv import ops
 from torch_fullconv.bench.layers import LAYERS
 from torch_fullconv.bench.measure import LAYOUTS, PASSES
 from torch_fullconv.bench.models import MODELS
+from torch_fullconv.bench.peers import measure_peers
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -65,6 +66,12 @@ def test_bench(tmp_path):
     assert "| layer | pass |" in text.read_text()
     pictures = {f"{kind}-float32-{n}.png" for kind in ("ratios", "roofline") for n in (1, 2)}
     assert {p.name for p in plots.iterdir()} == pictures
+
+
+def test_peers_stand_beside_ours_and_stock():
+    times = measure_peers(LAYERS[0], budget=0.01)  # also where no peer is installed
+    assert list(times)[:2] == ["ours", "stock"]
+    assert min(times.values()) > 0
 
 
 def test_bench_of_nothing_is_an_error():

@@ -142,7 +142,7 @@ def tables(
     if models:
         found["Models"] = model_table(models)
     if peers:
-        found["Forward passes of other libraries, float32, NCHW, ms"] = peer_table(peers)
+        found["Forward passes beside other libraries, float32, NCHW, ms"] = peer_table(peers)
     if layers:
         found["Summary"] = summary_table(layers)
     if len(half := half_table(layers)) > 1:

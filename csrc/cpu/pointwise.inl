@@ -16,7 +16,7 @@ struct Pointwise {
 
   static bool fits(const CorrelateJob& job) {
     if (!std::is_same_v<S, T> || job.components != 1 || job.h.taps * job.w.taps != 1) return false;
-    if (job.rows_along_vectors || 2 * job.rows <= kRows || job.depth == 0) return false;
+    if (job.rows_along_vectors || job.depth < 16) return false;
     int64_t count = positions(job);
     if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return false;
     return job.h.limit == job.h.positions && job.w.limit == job.w.positions &&

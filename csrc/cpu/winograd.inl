@@ -19,8 +19,9 @@ template <class S, int R>
 struct WinogradBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t m = 7 - R, lanes = Vector<T>::lanes;
-  static constexpr int64_t kTiles = 56 / kRows * kRows, kDepth = 64;
-  static constexpr int64_t kFilterRows = 128;
+  // Of a task, whose operands and products stay in the second-level cache or stream from the third;
+  // a sum over more than kChain channels is cut, for the rounding.
+  static constexpr int64_t kTiles = 56 / kRows * kRows, kFilterRows = 128;
 
   int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
   int64_t row_block, row_blocks, depth_block, depth_blocks;
@@ -31,7 +32,7 @@ struct WinogradBlocks {
         tiles(job.batch * tiles_h * tiles_w),
         row_block(round_up(quotient_up(job.rows, quotient_up(job.rows, kFilterRows)), kColumns<T>)),
         row_blocks(quotient_up(job.rows, row_block)),
-        depth_block(quotient_up(job.depth, quotient_up(job.depth, kDepth))),
+        depth_block(quotient_up(job.depth, quotient_up(job.depth, kChain))),
         depth_blocks(quotient_up(job.depth, depth_block)) {}
 
   int64_t tile_blocks() const { return quotient_up(tiles, kTiles); }
@@ -118,13 +119,10 @@ struct Winograd {
       else
         transform_filter(job, job.unpacked, part, own_filter);
       for (int64_t point = 0; point < all; ++point)
-        for (int64_t c = 0; c < depth; c += kChain)
-          multiply<T, Rows::strided>(
-              tiles, rows, least(kChain, depth - c),
-              {inputs + point * blocks.input_plane() + c, blocks.input_line()},
-              {filters + point * blocks.filter_plane() + c * kColumns<T>,
-               blocks.depth_block * kColumns<T>},
-              products + point * blocks.product_plane(), blocks.row_block, index + c > 0);
+        multiply<T, Rows::strided>(
+            tiles, rows, depth, {inputs + point * blocks.input_plane(), blocks.input_line()},
+            {filters + point * blocks.filter_plane(), blocks.depth_block * kColumns<T>},
+            products + point * blocks.product_plane(), blocks.row_block, index > 0);
     }
     for (int64_t k = 0; k < rows; k += lanes)
       transform_back(job, segment, group * job.rows + row + k, least(lanes, rows - k), tile, tiles,

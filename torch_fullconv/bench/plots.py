@@ -19,7 +19,8 @@ def plot_ratios(path: Path, measured: Sequence[Measurement]) -> None:
     for index, what in enumerate(PASSES):
         some = [m for m in measured if m.what == what]
         places = [names.index(m.name) + (index - 1) * 0.27 for m in some]
-        axes.barh(places, [m.ratio for m in some], 0.25, color=COLOURS[what], label=what)
+        lengths = [m.ratio - 1 for m in some]
+        axes.barh(places, lengths, 0.25, left=1, color=COLOURS[what], label=what)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -29,7 +30,7 @@ def plot_ratios(path: Path, measured: Sequence[Measurement]) -> None:
     first = measured[0]
     axes.set_xlabel("time of nn.Conv2d in its best layout / ours")
     axes.set_title(f"{first.dtype}, {first.threads} thread{'s' if first.threads > 1 else ''}")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=len(PASSES))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -63,7 +64,7 @@ def plot_roofline(path: Path, measured: Sequence[Measurement], machine: Machine)
                 label=f"{what}, {times}",
             )
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+    axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("operations a byte of input, filter and output")

@@ -30,12 +30,17 @@ struct WinogradBlocks {
       : tiles_h(quotient_up(job.h.positions, m)),
         tiles_w(quotient_up(job.w.positions, m)),
         tiles(job.batch * tiles_h * tiles_w),
-        row_block(round_up(quotient_up(job.rows, quotient_up(job.rows, kFilterRows)), kColumns<T>)),
+        row_block(round_up(quotient_up(job.rows, row_parts(job)), kColumns<T>)),
         row_blocks(quotient_up(job.rows, row_block)),
         depth_block(quotient_up(job.depth, quotient_up(job.depth, kChain))),
         depth_blocks(quotient_up(job.depth, depth_block)) {}
 
   int64_t tile_blocks() const { return quotient_up(tiles, kTiles); }
+  // One task would leave threads idle.
+  int64_t row_parts(const CorrelateJob& job) const {
+    bool one = job.segments * job.groups * tile_blocks() == 1 && job.rows <= kFilterRows;
+    return one ? 2 : quotient_up(job.rows, kFilterRows);
+  }
   // A filter that serves few blocks of tiles is cheaper to transform again than to read from
   // memory.
   bool keeps_filter() const { return tile_blocks() > 2; }

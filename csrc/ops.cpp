@@ -148,31 +148,40 @@ void check_outputs(const Geometry& geometry, const Array& grad) {
         padding_mode, algorithm                                                                   \
   }
 
-Tensor correlate(Tensor input, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER) {
+// A forward pass that fits together, with its output still empty.
+struct Forward {
+  Dtype dtype;
+  Array x, f;
+  Geometry geometry;
+  int64_t segments;
+  Tensor output;
+};
+
+Forward make_forward(const Tensor& input, const Tensor& filter, const Layer& layer) {
   Dtype dtype = dtype_of(input);
   check_like(filter, input);
   check_like(input, input);
   Array x = array_of(input), f = array_of(filter);
-  Geometry geometry = FULLCONV_LAYER_VALUES.at(x.size[2], x.size[3], f.size[2], f.size[3]);
-  check(input.dim() == 4 && x.size[1] == f.size[1] * groups && f.size[0] % groups == 0,
+  Geometry geometry = layer.at(x.size[2], x.size[3], f.size[2], f.size[3]);
+  check(input.dim() == 4 && x.size[1] == f.size[1] * layer.groups && f.size[0] % layer.groups == 0,
         "channels must fit the filter and groups");
   int64_t segments = segments_of(filter, x.size[0]);
-  std::optional<Array> b = array_of_bias(bias, input, f.size[0]);
   Tensor output = empty({x.size[0], f.size[0], geometry.h.outputs(), geometry.w.outputs()}, input,
                         {&input, &filter});
-  cpu::correlate(dtype, geometry, segments, x, f, b ? &*b : nullptr, array_of(output));
-  return output;
+  return {dtype, x, f, geometry, segments, output};
+}
+
+Tensor correlate(Tensor input, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER) {
+  Forward t = make_forward(input, filter, FULLCONV_LAYER_VALUES);
+  std::optional<Array> b = array_of_bias(bias, input, t.f.size[0]);
+  cpu::correlate(t.dtype, t.geometry, t.segments, t.x, t.f, b ? &*b : nullptr, array_of(t.output));
+  return t.output;
 }
 
 // The ways of correlate, full_convolve and correlate_weight, a line each.
 std::string ways(Tensor input, Tensor filter, FULLCONV_LAYER) {
-  Tensor output =
-      correlate(input, filter, std::nullopt, groups, stride_h, stride_w, pad_top, pad_bottom,
-                pad_left, pad_right, dilation_h, dilation_w, padding_mode, algorithm);
-  Array x = array_of(input), f = array_of(filter);
-  cpu::Ways ways = cpu::ways(dtype_of(input),
-                             FULLCONV_LAYER_VALUES.at(x.size[2], x.size[3], f.size[2], f.size[3]),
-                             segments_of(filter, x.size[0]), x, f, array_of(output));
+  Forward t = make_forward(input, filter, FULLCONV_LAYER_VALUES);
+  cpu::Ways ways = cpu::ways(t.dtype, t.geometry, t.segments, t.x, t.f, array_of(t.output));
   return ways.correlate + "\n" + ways.full_convolve + "\n" + ways.correlate_weight;
 }
 

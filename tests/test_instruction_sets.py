@@ -121,6 +121,7 @@ def digest() -> str:
 
 
 def check_all(path: str) -> None:
+    assert ops.instruction_set() == os.environ["TORCH_FULLCONV_ISA"]
     edges(path)
     sweep()
     winograd_sweep()

@@ -7,7 +7,6 @@ import argparse
 import torch
 
 from . import __version__, functional, ops
-from .algorithms import current
 from .bench import run as bench
 
 
@@ -54,7 +53,6 @@ def info(arguments: argparse.Namespace) -> None:
         *(arguments.stride, arguments.stride),
         *(padding, padding, padding, padding),
         *(arguments.dilation, arguments.dilation),
-        algorithm=current,
     )
     try:  # says what is wrong with the layer, if anything is
         functional.conv2d(

@@ -12,7 +12,7 @@
 constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
 // A term of the sums is a vector of the filter times, for each position, what its lanes meet: a
-// vector, or one element for all of them (groups.inl).
+// vector, or one element for all of them (bands.inl).
 enum class Meets { vector, element };
 
 template <class T, int64_t LANES>

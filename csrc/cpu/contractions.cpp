@@ -29,14 +29,18 @@ Memory allocate(int64_t bytes) {
   return Memory(memory);
 }
 
-// Memory that the calling thread keeps for its next call, which then finds its pages ready. More
-// than kMost is given back by the next call.
+// Memory that the calling thread keeps for its next call, which then finds its pages ready; what is
+// more than kMost is the call's own.
 class Kept {
  public:
   static constexpr int64_t kMost = 1 << 26;
 
-  char* get(int64_t bytes) {
-    if (bytes > size_ || size_ > kMost) {
+  char* get(int64_t bytes, Memory& own) {
+    if (bytes > kMost) {
+      own = allocate(bytes);
+      return static_cast<char*>(own.get());
+    }
+    if (bytes > size_) {
       memory_.reset();
       size_ = 0;
       memory_ = allocate(bytes);
@@ -64,7 +68,8 @@ void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
   int64_t workers = std::min(
       {tasks, 1 + work / work_of_a_thread, static_cast<int64_t>(torch::stable::get_num_threads())});
   scratch = (scratch + 63) / 64 * 64;
-  char* memory = kept_scratch.get(workers * scratch);
+  Memory own;
+  char* memory = kept_scratch.get(workers * scratch, own);
   if (workers <= 1) {
     for (int64_t index = 0; index < tasks; ++index) task(index, memory);
     return;
@@ -140,7 +145,8 @@ std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
 // `columns` positions of a row with `terms` taps each, by one way.
 void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns, int64_t terms) {
   int64_t packed_size = way.packed_filter_size(job);
-  char* packed = kept_block.get(packed_size);
+  Memory own;
+  char* packed = kept_block.get(packed_size, own);
   job.filter = packed;
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
             [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
@@ -203,7 +209,8 @@ void contract(const Engine& engine, WeightJob job) {
   const WeightWay& way = first_that_fits(engine.weight, job);
   job.splits = way.splits(job);
   int64_t partial_size = way.partial_size(job);
-  job.partial = kept_block.get(partial_size);
+  Memory own;
+  job.partial = kept_block.get(partial_size, own);
   int64_t positions = job.segments * job.batch * job.h.positions * job.w.positions;
   int64_t work = positions * job.groups * job.filters * job.channels * job.h.taps * job.w.taps;
   for_tasks(way.tasks(job), work, way.scratch(job),
@@ -340,7 +347,8 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
                  like.batch,      like.segments, like.groups, like.depth, like.rows,
                  like.components, h.map(),       w.map()};
   int64_t packed_size = way.packed_filter_size(job);
-  char* packed = kept_block.get(packed_size);
+  Memory own;
+  char* packed = kept_block.get(packed_size, own);
   job.filter = packed;
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
             [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });

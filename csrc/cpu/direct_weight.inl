@@ -108,7 +108,7 @@ struct DirectWeight {
   static int64_t scratch(const WeightJob& job) {
     Blocks blocks(job);
     int64_t padded = PaddedBlock(job.h, job.w, blocks.row_block).positions() * blocks.channel_block;
-    int64_t grads = blocks.panel_block * blocks.row_block * job.w.positions * kColumns<T>;
+    int64_t grads = blocks.row_block * job.w.positions * kColumns<T>;  // of one panel
     return (padded + kRows + grads + blocks.size(job)) * sizeof(T);
   }
 
@@ -118,7 +118,7 @@ struct DirectWeight {
     Place place(job, blocks, owner);
     T* sums = static_cast<T*>(scratch);
     T* grads = sums + blocks.size(job);
-    T* padded = grads + blocks.panel_block * blocks.row_block * job.w.positions * kColumns<T>;
+    T* padded = grads + blocks.row_block * job.w.positions * kColumns<T>;
     if (job.splits > 1) sums = static_cast<T*>(job.partial) + task * blocks.size(job);
     clear(sums, 1, place.panels * place.channels * blocks.taps * kColumns<T>);
     const S* input = static_cast<const S*>(job.input.data) +

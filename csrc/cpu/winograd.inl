@@ -136,7 +136,8 @@ struct Winograd {
 
  private:
   // Counted in vector operations for one image; it must not depend on the batch, on which a
-  // sample's result would depend then. The transformed filter is taken to serve four samples.
+  // sample's result would depend then. The transformed filter is taken to serve four samples. A
+  // tile's transform, with its copies, takes the time of some 600 multiply-adds, a filter's of 350.
   static bool is_cheaper(const CorrelateJob& job) {
     Blocks blocks(job);
     double depth = 1.0 * round_up(job.depth, lanes) / lanes;

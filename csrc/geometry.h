@@ -18,6 +18,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -160,5 +161,28 @@ class AxisTable {
   std::vector<int64_t> base_, offset_, position_, tap_;
   std::vector<std::pair<int64_t, int64_t>> inner_;
 };
+
+// Every {output, tap, input} that meet along an axis: what the equations of a layer are made of.
+// Forward and filter gradient walk the outputs' table. So does the input gradient by way of the
+// scatter form, the only one where padding mirrors the input; the gather form walks the inputs'.
+inline std::vector<std::array<int64_t, 3>> meetings(const Axis& axis, bool gather) {
+  std::vector<std::array<int64_t, 3>> found;
+  bool adjoint = gather && axis.padding == Padding::zeros;
+  for (const AxisTable& table :
+       adjoint ? AxisTable::adjoint(axis) : std::vector{AxisTable::forward(axis)}) {
+    AxisMap map = table.map();
+    for (int64_t p = 0; p < map.positions; ++p)
+      for (int64_t t = 0; t < map.taps; ++t) {
+        int64_t index = shown_index(map.base[p] + map.offset[t], map.limit, map.padding);
+        if (index < 0) continue;
+        int64_t position = map.position[p], tap = map.tap[t];
+        if (adjoint)
+          found.push_back({index, tap, position});
+        else
+          found.push_back({position, tap, index});
+      }
+  }
+  return found;
+}
 
 }  // namespace fullconv

@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -185,6 +186,22 @@ std::string ways(Tensor input, Tensor filter, FULLCONV_LAYER) {
   return ways.correlate + "\n" + ways.full_convolve + "\n" + ways.correlate_weight;
 }
 
+Tensor table(const std::vector<std::array<int64_t, 3>>& rows) {
+  Tensor result = torch::stable::empty({static_cast<int64_t>(rows.size()), 3}, ScalarType::Long);
+  int64_t* to = static_cast<int64_t*>(result.data_ptr());
+  for (const auto& row : rows) to = std::copy(row.begin(), row.end(), to);
+  return result;
+}
+
+// What meets along rows and columns, [meetings, 3] each.
+std::tuple<Tensor, Tensor> layer_meetings(FULLCONV_LAYER, int64_t height, int64_t width,
+                                          int64_t kernel_r, int64_t kernel_s, bool gather) {
+  check(height >= 0 && width >= 0, "sizes must not be negative");
+  Geometry geometry = FULLCONV_LAYER_VALUES.at(height, width, kernel_r, kernel_s);
+  return {table(fullconv::meetings(geometry.h, gather)),
+          table(fullconv::meetings(geometry.w, gather))};
+}
+
 std::string instruction_set_name() { return instruction_set().name; }
 
 Tensor full_convolve(Tensor grad, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER,
@@ -275,6 +292,8 @@ STABLE_TORCH_LIBRARY(torch_fullconv, m) {
         ") -> (Tensor, Tensor)");
   m.def("channel_sum(Tensor grad) -> Tensor");
   m.def("ways(Tensor input, Tensor filter, " FULLCONV_LAYER_SCHEMA ") -> str");
+  m.def("meetings(" FULLCONV_LAYER_SCHEMA
+        ", int height, int width, int kernel_r, int kernel_s, bool gather) -> (Tensor, Tensor)");
   m.def("instruction_set() -> str");
 }
 
@@ -288,5 +307,6 @@ STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CompositeExplicitAutograd, m) {
+  m.impl("meetings", TORCH_BOX(&fullconv::layer_meetings));
   m.impl("instruction_set", TORCH_BOX(&fullconv::instruction_set_name));
 }

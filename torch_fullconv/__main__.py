@@ -1,4 +1,4 @@
-"""The command line: `python -m torch_fullconv bench` and `info`."""
+"""The command line: `python -m torch_fullconv bench`, `explain` and `info`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from . import __version__, functional, ops
 from .bench import run as bench
+from .explanation import command as explain
 
 
 def main() -> None:
@@ -16,6 +17,9 @@ def main() -> None:
     command = commands.add_parser("bench", help="time layers and models against stock PyTorch")
     bench.add_arguments(command)
     command.set_defaults(run=bench.run)
+    command = commands.add_parser("explain", help="write out a layer's equations, with numbers")
+    explain.add_arguments(command)
+    command.set_defaults(run=explain.run)
     command = commands.add_parser("info", help="say what runs here, and how it computes a layer")
     add_info_arguments(command)
     command.set_defaults(run=info)

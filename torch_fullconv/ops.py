@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,6 +128,17 @@ def ways(input: Tensor, filter: Tensor, geometry: Geometry) -> dict[str, str]:
     """How the three operations of a layer are computed: their algorithms' names."""
     names = _ops.ways.default(input, filter, *geometry).splitlines()
     return dict(zip(("forward", "input gradient", "filter gradient"), names, strict=True))
+
+
+def meetings(
+    geometry: Geometry, input_size: Sequence[int], kernel: Sequence[int], gather: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What meets along the rows and along the columns: (output, tap, input) indices, (T, 3) each.
+
+    Read from the index maps that the kernels walk: those of forward and filter gradient or, with
+    `gather`, those of the input gradient, which may list the same meetings in another order.
+    """
+    return _ops.meetings.default(*geometry, *input_size, *kernel, gather)
 
 
 def instruction_set() -> str:

@@ -8,7 +8,7 @@ RESULTS := benchmarks/results
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train bench test lint format wheel clean
+.PHONY: help train bench figures test lint format wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with n
 bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 10 minutes
 	$(BIN)/python -m torch_fullconv bench --threads 1 2 --dtype float32 float64 bfloat16 \
 	  --json $(RESULTS)/figures.json --markdown $(RESULTS)/tables.md --plots $(RESULTS)
+
+figures: $(INSTALLED) ## draw the pictures in docs/figures
+	$(BIN)/python -m torch_fullconv.explanation.figures docs/figures
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest

@@ -1,8 +1,9 @@
-"""`python -m torch_fullconv explain`: a layer's equations in the terminal."""
+"""`python -m torch_fullconv explain`: a layer's equations, or its page."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .. import ops
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="or rows x columns, as 2x1",
         )
     parser.add_argument("--padding-mode", default="zeros", choices=ops.PADDING_MODES)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the interactive page")
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -47,7 +49,15 @@ def run(arguments: argparse.Namespace) -> None:
         explanation = explain(shape)
     except (RuntimeError, ValueError) as error:
         raise SystemExit(f"there is no such layer: {error}") from None
-    show(str(explanation))
+    if arguments.html is None:
+        show(str(explanation))
+        return
+    try:
+        page = explanation.html()
+        arguments.html.write_text(page, "utf-8")
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    print(f"open {arguments.html} in a browser")
 
 
 def show(text: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional, ops
 from ..functional import Size2, _geometry
+from . import page
 from .equations import MOST_TERMS, Equation, Equations, Layer, Values, number
 from .symbols import Symbol
 
@@ -147,6 +148,32 @@ class Explanation:
         if self.bias_gradient is not None:
             parts["∂E/∂b"] = self.bias_gradient
         return parts
+
+    def pair(self, filter: int = 0, channel: int = 0) -> Explanation:
+        """The equations of one filter on one of the channels that it sees, without bias."""
+        filters, channels = self.filter.shape[:2]
+        filter, channel = range(filters)[filter], range(channels)[channel]
+        group = filter // (filters // self.options["groups"])
+        return Explanation(
+            self.input[None, group * channels + channel],
+            self.filter[None, None, filter, channel],
+            None,
+            self.grad[None, filter],
+            **self.options | {"groups": 1},
+        )
+
+    def html(self, filter: int = 0, channel: int = 0) -> str:
+        """The interactive page of such a pair, a file that needs nothing else.
+
+        Raises:
+            IndexError: there is no such filter or channel.
+            ValueError: sizes for which the page has no room (explain the layer with a smaller x),
+                or padding that is not of zeros and the same on both sides.
+        """
+        pair, (filters, channels) = self.pair(filter, channel), self.filter.shape[:2]
+        numbers = filter % filters + 1, channel % channels + 1
+        title = f"Filter {numbers[0]} of {filters} on channel {numbers[1]} of {channels}."
+        return page.html(pair, title if filters * channels > 1 else "")
 
     def title(self) -> str:
         """The layer in a line."""

@@ -8,10 +8,10 @@ RESULTS := benchmarks/results
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train bench figures test lint format wheel clean
+.PHONY: help train bench figures screenshots docs test lint format wheel clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
@@ -22,6 +22,12 @@ bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 10 min
 
 figures: $(INSTALLED) ## draw the pictures in docs/figures
 	$(BIN)/python -m torch_fullconv.explanation.figures docs/figures
+
+screenshots: $(INSTALLED) ## take pictures of the interactive page (needs chromium and chromedriver)
+	$(BIN)/python tests/screenshots.py docs/screenshots
+
+docs: $(INSTALLED) ## build the documentation in build/site
+	$(BIN)/mkdocs build --strict
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
@@ -51,5 +57,5 @@ $(INSTALLED): $(SOURCES)
 	$(BIN)/python -c 'import torch; exit(torch.__version__ < (2, 10))' 2>/dev/null \
 	  || $(BIN)/pip install torch==2.13.0
 	$(BIN)/pip install 'setuptools>=77' wheel ninja numpy
-	$(BIN)/pip install --no-build-isolation --editable '.[test,bench,examples,dev]'
+	$(BIN)/pip install --no-build-isolation --editable '.[test,bench,docs,examples,dev]'
 	touch $@

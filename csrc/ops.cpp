@@ -5,8 +5,6 @@
 // of it. Messages for users are functional.py's; the checks here keep a direct call of a raw op
 // from touching memory it must not.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <array>
@@ -17,17 +15,12 @@
 
 #include "cpu/contractions.h"
 #include "cpu/engine.h"
+#include "tensors.h"
 
 namespace fullconv {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-void check(bool good, const char* message) {
-  if (!good) throw std::runtime_error(std::string("torch_fullconv: ") + message);
-}
 
 Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -66,28 +59,6 @@ std::optional<Array> array_of_bias(const std::optional<Tensor>& bias, const Tens
   check_like(*bias, first);
   check(bias->dim() == 1 && bias->size(0) == channels, "the bias must have one element a channel");
   return Array{bias->data_ptr(), {channels}, {bias->stride(0)}, 0};
-}
-
-// Whether stock PyTorch takes the strides for channels_last: ops.py's _is_channels_last.
-bool is_channels_last(const Tensor& tensor) {
-  if (tensor.dim() != 4 || tensor.stride(1) == 0) return false;
-  int64_t least = 0;
-  for (int64_t axis : {1, 3, 2, 0}) {
-    int64_t size = tensor.size(axis), stride = tensor.stride(axis);
-    if (size == 0 || stride < least || (axis == 0 && least == tensor.stride(1))) return false;
-    least = size > 1 ? stride * size : stride;
-  }
-  return true;
-}
-
-// ops.py's _empty: channels_last where one of the operands is.
-Tensor empty(const std::vector<int64_t>& shape, const Tensor& like,
-             std::initializer_list<const Tensor*> formats) {
-  bool last = false;
-  for (const Tensor* tensor : formats)
-    last = last || (shape.size() == 4 && is_channels_last(*tensor));
-  return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 struct Layer {

@@ -1,4 +1,4 @@
-"""Trains a net whose convolutions are all torch_fullconv's, and the same net with nn.Conv2d.
+"""Trains a net of torch_fullconv's layers, and the same net of torch.nn's.
 
 Both start from the same weights and see the same images in the same order. The output folder gets
 curves.png, filters.png, input_gradient.png, and checkpoint.pt with the weights. Ctrl-C stops
@@ -18,7 +18,7 @@ from typing import Any
 import data
 import plots
 import torch
-from models import MODELS
+from models import MODELS, Layers
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from trainer import Trainer
 
 import torch_fullconv
 
-LAYERS: dict[str, type[nn.Conv2d]] = {"fullconv": torch_fullconv.Conv2d, "stock": nn.Conv2d}
+LAYERS: dict[str, Layers] = {"fullconv": torch_fullconv, "stock": nn}
 NOT_SAVED = ("out", "resume")  # options of a call, not of the training
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from data import Data, Pictures
-from models import MODELS, Conv
+from models import MODELS, Layers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -37,7 +37,7 @@ class Trainer:
 
     def __init__(
         self,
-        conv: Conv,
+        layers: Layers,
         data: Data,
         *,
         model: str,
@@ -51,7 +51,7 @@ class Trainer:
         weights = torch.float32 if self.autocast else dtype
         self.data = Data(*(part._replace(images=part.images.to(weights)) for part in data))
         torch.manual_seed(seed)
-        self.model = MODELS[model](conv, data.train.images.shape[1]).to(weights)
+        self.model = MODELS[model](layers, data.train.images.shape[1]).to(weights)
 
         self.epochs, self.batch_size = epochs, batch_size
         self.batches = len(data.train.labels) // batch_size

@@ -68,6 +68,17 @@ def test_bench(tmp_path):
     assert {p.name for p in plots.iterdir()} == pictures
 
 
+def test_activations(tmp_path):
+    saved = tmp_path / "figures.json"
+    arguments = "--layers", "global*", "--models", "", "--threads", "1", "--budget", "0.01"
+    done = command("bench", *arguments, "--json", str(saved))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(saved.read_text())["activations"]
+    assert [m["what"] for m in found] == ["forward", "input gradient"]
+    assert all(set(m["ours"]) == set(m["stock"]) == set(LAYOUTS) for m in found)
+    assert "ReLU and pooling" in done.stdout
+
+
 def test_peers_stand_beside_ours_and_stock():
     times = measure_peers(LAYERS[0], budget=0.01)  # also where no peer is installed
     assert list(times)[:2] == ["ours", "stock"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 import train
 from matplotlib.image import imread
-from models import MODELS
+from models import MODELS, Layers
 from torch import Tensor, nn
 from trainer import Trainer
 
@@ -46,9 +46,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def trainer(few_digits: data.Data, conv: type[nn.Conv2d], **options: object) -> Trainer:
+def trainer(few_digits: data.Data, layers: Layers, **options: object) -> Trainer:
     fixed = {"model": "lenet", "dtype": torch.float32, "seed": 3}
-    return Trainer(conv, few_digits, epochs=EPOCHS, batch_size=BATCH_SIZE, **{**fixed, **options})
+    return Trainer(layers, few_digits, epochs=EPOCHS, batch_size=BATCH_SIZE, **{**fixed, **options})
 
 
 def assert_same(one: object, other: object) -> None:
@@ -68,42 +68,53 @@ def assert_same(one: object, other: object) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("conv", [torch_fullconv.Conv2d, nn.Conv2d], ids=["fullconv", "stock"])
+@pytest.mark.parametrize("layers", [torch_fullconv, nn], ids=["fullconv", "stock"])
 @pytest.mark.parametrize("stop", [1, BATCHES - 1, BATCHES, BATCHES + 1])
-def test_stopped_and_resumed_is_bit_for_bit_the_same(few_digits, conv, stop, tmp_path):
-    whole = trainer(few_digits, conv)
+def test_stopped_and_resumed_is_bit_for_bit_the_same(few_digits, layers, stop, tmp_path):
+    whole = trainer(few_digits, layers)
     assert sum(1 for _ in whole.steps()) == EPOCHS * BATCHES
 
-    stopped = trainer(few_digits, conv)
+    stopped = trainer(few_digits, layers)
     assert len(list(islice(stopped.steps(), stop))) == stop
     torch.save(stopped.state_dict(), tmp_path / "state.pt")
-    resumed = trainer(few_digits, conv)
+    resumed = trainer(few_digits, layers)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert sum(1 for _ in resumed.steps()) == EPOCHS * BATCHES - stop
 
     assert len(whole.progress.history) == EPOCHS
     assert_same(whole.state_dict(), resumed.state_dict())
-    start = trainer(few_digits, conv).model.state_dict()
+    start = trainer(few_digits, layers).model.state_dict()
     assert all(not torch.equal(start[k], v) for k, v in resumed.model.state_dict().items())
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_convolution_is_of_the_class_asked_for(model, channels):
-    class Convolution(nn.Conv2d):
-        pass
-
-    net = MODELS[model](Convolution, channels)
-    assert {type(m) for m in net.modules() if isinstance(m, nn.Conv2d)} == {Convolution}
-    assert net(torch.randn(2, channels, 32, 32)).shape == (2, 10)
+def test_every_layer_is_of_the_package_asked_for(model, channels):
+    net = MODELS[model](torch_fullconv, channels)
+    output = net(torch.randn(2, channels, 32, 32))
+    assert output.shape == (2, 10)
+    stock = {type(m) for m in net.modules() if type(m).__module__.startswith("torch.nn")}
+    batch_norm = set() if model == "lenet" else {nn.BatchNorm2d, nn.Identity}
+    assert stock == {nn.Sequential, nn.Flatten, nn.Linear} | batch_norm
+    assert sum(isinstance(m, nn.Linear) for m in net.modules()) == 1  # the last
+    # On the tape: what is stock's there is no convolution, no pooling and no ReLU.
+    seen, rest = set(), [output.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node not in seen:
+            seen.add(node)
+            rest += [n for n, _ in node.next_functions if n]
+    names = " ".join(node.name() for node in seen)
+    assert "CorrelateBackward" in names
+    assert "ReluBackward" in names
+    assert not re.search(r"ConvolutionBackward|Pool2D|ReluBackward0|MeanBackward", names)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_other_types_train(few_digits, dtype):
     """The first epochs of each type go the way of float32's."""
     exact, other = (
-        trainer(few_digits, torch_fullconv.Conv2d, dtype=d)
-        for d in (torch.float32, getattr(torch, dtype))
+        trainer(few_digits, torch_fullconv, dtype=d) for d in (torch.float32, getattr(torch, dtype))
     )
     for each in (exact, other):
         assert sum(1 for _ in each.steps()) == EPOCHS * BATCHES

@@ -6,15 +6,26 @@ from . import functional
 from .algorithms import algorithm
 from .convert import convert, revert
 from .explanation import explain
-from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from .modules import (
+    AvgPool2d,
+    Conv2d,
+    ConvTranspose2d,
+    LazyConv2d,
+    LazyConvTranspose2d,
+    MaxPool2d,
+    ReLU,
+)
 
 __version__ = version("torch_fullconv")
 
 __all__ = [
+    "AvgPool2d",
     "Conv2d",
     "ConvTranspose2d",
     "LazyConv2d",
     "LazyConvTranspose2d",
+    "MaxPool2d",
+    "ReLU",
     "__version__",
     "algorithm",
     "convert",

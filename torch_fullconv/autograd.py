@@ -97,12 +97,17 @@ def _vmap_by_filter(
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
+def transformed() -> bool:
+    """Whether a torch.func transform or a level of dual tensors is active."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 class _Operation(Function):
     """A Function that costs little to call where no torch.func transform and no dual tensor is."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        if transformed():
             return super().apply(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             # As super().apply, which binds the arguments to forward's signature at every call.

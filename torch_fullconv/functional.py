@@ -2,8 +2,8 @@
 
 Functions named as in torch.nn.functional take its arguments and raise its errors.
 `conv2d_input_grad` and `conv2d_weight_grad` are the two gradients of a convolution layer alone,
-`correlate2d`, `convolve2d` and `rotate180` the operations of scipy.signal on plain matrices. All
-are differentiable to any order.
+`correlate2d`, `convolve2d` and `rotate180` the operations of scipy.signal on plain matrices.
+`relu`, `max_pool2d` and `avg_pool2d` are in `pooling`. All are differentiable to any order.
 
 dtypes: float32, float64, bfloat16, float16 (both accumulated in float32), complex64, complex128.
 Everything that is wrong with the arguments is found before anything is computed (`_checks`).
@@ -21,17 +21,21 @@ from torch.overrides import handle_torch_function, has_torch_function
 from . import _checks, algorithms
 from .autograd import Correlate, CorrelateWeight, FullConvolve
 from .ops import PADDING_MODES, Geometry
+from .pooling import avg_pool2d, max_pool2d, relu
 
 Size2 = int | Sequence[int]
 Mode = Literal["valid", "same", "full"]
 
 __all__ = [
+    "avg_pool2d",
     "conv2d",
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "conv_transpose2d",
     "convolve2d",
     "correlate2d",
+    "max_pool2d",
+    "relu",
     "rotate180",
 ]
 

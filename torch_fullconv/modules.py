@@ -1,4 +1,4 @@
-"""nn.Module faces of `functional`: drop-in twins of PyTorch's convolution layers.
+"""nn.Module faces of `functional`: drop-in twins of PyTorch's layers.
 
 Each is a subclass of its stock twin and overrides the one call that does the arithmetic, so
 constructor, initial weights, state_dict, repr and hooks are stock's own.
@@ -95,3 +95,59 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
     """
 
     cls_to_become = ConvTranspose2d
+
+
+class ReLU(nn.ReLU):
+    """nn.ReLU, with this package's forward and gradients.
+
+    >>> import torch
+    >>> ReLU()(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.relu(input, self.inplace)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """nn.MaxPool2d, with this package's forward and gradients.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, P, Q) or (C, P, Q).
+
+    >>> import torch
+    >>> MaxPool2d(3, stride=2, padding=1)(torch.zeros(2, 8, 32, 32)).shape
+    torch.Size([2, 8, 16, 16])
+    """
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return functional.max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+        )
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """nn.AvgPool2d, with this package's forward and gradients.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, P, Q) or (C, P, Q).
+
+    >>> import torch
+    >>> AvgPool2d(2)(torch.zeros(2, 8, 32, 32)).shape
+    torch.Size([2, 8, 16, 16])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.avg_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )

@@ -1,4 +1,4 @@
-"""The three contractions once more, in loops a reader can follow: what the tests compare with.
+"""The three contractions, and pooling, once more in loops a reader can follow: for the tests.
 
 One trilinear form of filter F, input X and output (or output gradient) O,
 
@@ -151,3 +151,51 @@ def full_convolve(layer: Layer, grad: ArrayLike, filter: ArrayLike) -> Array:
         for i, j, r, s, y, x in layer.meetings():
             X[:, c, y, x] += G[:, k, i, j] @ F[k, :, r, s]
     return X
+
+
+def _pool_meetings(
+    size: int, kernel: int, stride: int, pad: int
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """The outputs along one axis, and every (i, r, x) of them."""
+    outputs = (size + 2 * pad - kernel) // stride + 1
+    return outputs, list(meetings(size, kernel, outputs, stride, pad, 1, "zeros"))
+
+
+def max_pool2d(
+    input: ArrayLike, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]
+) -> tuple[Array, NDArray[np.int64]]:
+    """The largest element of each window of (N, C, H, W), and its index in its plane.
+
+    >>> Y, indices = max_pool2d([[[[1, 3], [3, 2]]]], (2, 2), (2, 2), (0, 0))
+    >>> Y.item(), indices.item()
+    (3.0, 1)
+    """
+    X = _wide(input)
+    n, c, h, w = X.shape
+    (p, rows), (q, columns) = (
+        _pool_meetings(size, *axis)
+        for size, axis in zip((h, w), zip(kernel, stride, pad, strict=True), strict=True)
+    )
+    Y, indices = np.full((n, c, p, q), -np.inf), np.zeros((n, c, p, q), np.int64)
+    for i, _, y in rows:
+        for j, _, x in columns:
+            larger = X[:, :, y, x] > Y[:, :, i, j]
+            Y[:, :, i, j] = np.where(larger, X[:, :, y, x], Y[:, :, i, j])
+            indices[:, :, i, j] = np.where(larger, y * w + x, indices[:, :, i, j])
+    return Y, indices
+
+
+def avg_pool2d(
+    input: ArrayLike, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]
+) -> Array:
+    """The mean of each window of (N, C, H, W), zeros in the padding counted."""
+    X = _wide(input)
+    (p, rows), (q, columns) = (
+        _pool_meetings(size, *axis)
+        for size, axis in zip(X.shape[2:], zip(kernel, stride, pad, strict=True), strict=True)
+    )
+    Y = np.zeros((*X.shape[:2], p, q))
+    for i, _, y in rows:
+        for j, _, x in columns:
+            Y[:, :, i, j] += X[:, :, y, x]
+    return Y / (kernel[0] * kernel[1])

@@ -140,6 +140,7 @@ struct InstructionSet {
   const char* name;
   bool (*supported)();
   Engine f32, f64, bf16, f16;
+  const struct PoolEngine* pooling;  // pooling.h; a table of all its types
 };
 
 extern const InstructionSet baseline_instruction_set;

@@ -38,6 +38,12 @@ namespace {
 #include "winograd_tiles.inl"
 #include "winograd.inl"
 #include "winograd_weight.inl"
+#include "relu.inl"
+#include "pool.inl"
+#include "pool_channels.inl"
+#include "pool_lines.inl"
+#include "pool_turned.inl"
+#include "pool_scatter.inl"
 
 template <class Way>
 constexpr CorrelateWay correlate_way(const char* name) {
@@ -82,14 +88,57 @@ constexpr Engine make_engine() {
           ChannelSum<S>::run};
 }
 
+template <class Way>
+constexpr PoolWay pool_way() {
+  return {Way::fits, Way::tasks, Way::scratch, Way::run};
+}
+
+template <class S, Pooling... POOLINGS>
+constexpr PoolEngine make_pool_engine() {
+  PoolEngine engine{Relu<S>::tasks, Relu<S>::run, {}};
+  auto enter = [&](Pooling pooling, auto... ways) {
+    PoolWay* to = engine.pool[static_cast<int64_t>(pooling)];
+    ((*to++ = ways), ...);
+  };
+  (enter(POOLINGS, pool_way<PoolChannels<S, POOLINGS>>(), pool_way<PoolTurned<S, POOLINGS>>(),
+         pool_way<PoolLines<S, POOLINGS>>()),
+   ...);
+  if constexpr (sizeof...(POOLINGS) == kPoolings - 1)
+    enter(Pooling::max_scatter, pool_way<PoolScatter<S>>());
+  return engine;
+}
+
+template <class S>
+constexpr PoolEngine make_float_pool_engine() {
+  return make_pool_engine<S, Pooling::max, Pooling::max_indices, Pooling::max_gather,
+                          Pooling::average, Pooling::average_adjoint>();
+}
+
+// In Element's order.
+constexpr PoolEngine pool_engines[kElements] = {
+    make_float_pool_engine<float>(),
+    make_float_pool_engine<double>(),
+    make_float_pool_engine<BFloat16>(),
+    make_float_pool_engine<Half>(),
+    make_pool_engine<int8_t, Pooling::max, Pooling::max_indices>(),
+    make_pool_engine<uint8_t, Pooling::max, Pooling::max_indices>(),
+    make_pool_engine<int16_t, Pooling::max, Pooling::max_indices>(),
+    make_pool_engine<int32_t, Pooling::max, Pooling::max_indices>(),
+    make_pool_engine<int64_t, Pooling::max, Pooling::max_indices, Pooling::average>(),
+};
+
 bool supported() { return FULLCONV_SUPPORTED; }
 
 }  // namespace
 
 extern const InstructionSet FULLCONV_JOIN(FULLCONV_NAME, _instruction_set) = {
-    FULLCONV_STRING(FULLCONV_NAME), supported,
-    make_engine<float>(),           make_engine<double>(),
-    make_engine<BFloat16>(),        make_engine<Half>(),
+    FULLCONV_STRING(FULLCONV_NAME),
+    supported,
+    make_engine<float>(),
+    make_engine<double>(),
+    make_engine<BFloat16>(),
+    make_engine<Half>(),
+    pool_engines,
 };
 
 }  // namespace fullconv

@@ -1,6 +1,7 @@
 // The engine for AVX2 and FMA: 16 registers of 256 bits.
 #if defined(__x86_64__)
 #include "engine.h"
+#include "pooling.h"
 
 #define FULLCONV_NAME avx2
 #define FULLCONV_VECTOR_BYTES 32

@@ -1,6 +1,7 @@
 // The engine for AVX-512: 32 registers of 512 bits.
 #if defined(__x86_64__)
 #include "engine.h"
+#include "pooling.h"
 
 #define FULLCONV_NAME avx512
 #define FULLCONV_VECTOR_BYTES 64

@@ -1,5 +1,6 @@
 // The engine for every processor: 128-bit vectors, as x86-64 and AArch64 have them.
 #include "engine.h"
+#include "pooling.h"
 
 #define FULLCONV_NAME baseline
 #define FULLCONV_VECTOR_BYTES 16

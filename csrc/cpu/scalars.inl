@@ -1,5 +1,6 @@
 // Storage types and the types they are computed in: bfloat16 and half are bits, widened to float
-// when a block is packed and rounded to nearest even when a result is stored. Plain integer
+// when a block is packed and rounded to nearest even when a result is stored; integers of 8 and 16
+// bits, which only pooling takes, are widened to 32. Plain integer
 // arithmetic without branches, so that the compiler turns loops over it into vector code
 // everywhere.
 
@@ -22,6 +23,18 @@ template <>
 struct Compute<Half> {
   using type = float;
 };
+template <>
+struct Compute<int8_t> {
+  using type = int32_t;
+};
+template <>
+struct Compute<uint8_t> {
+  using type = int32_t;
+};
+template <>
+struct Compute<int16_t> {
+  using type = int32_t;
+};
 
 template <class T>
 struct Bits {  // an integer as wide
@@ -29,6 +42,10 @@ struct Bits {  // an integer as wide
 };
 template <>
 struct Bits<double> {
+  using type = uint64_t;
+};
+template <>
+struct Bits<int64_t> {
   using type = uint64_t;
 };
 
@@ -84,6 +101,11 @@ inline double widen(double value) { return value; }
 inline float widen(BFloat16 value) { return widen_bfloat16<float>(uint32_t{value.bits}); }
 inline float widen(Half value) { return widen_half<float>(uint32_t{value.bits}); }
 
+template <class I>
+inline typename Compute<I>::type widen(I integer) {
+  return integer;
+}
+
 inline void narrow(float value, float& to) { to = value; }
 inline void narrow(double value, double& to) { to = value; }
 inline void narrow(float value, BFloat16& to) {
@@ -91,6 +113,10 @@ inline void narrow(float value, BFloat16& to) {
 }
 inline void narrow(float value, Half& to) {
   to.bits = static_cast<uint16_t>(narrow_half<uint32_t>(value));
+}
+template <class T, class I>
+inline void narrow(T integer, I& to) {
+  to = static_cast<I>(integer);
 }
 
 template <class X>

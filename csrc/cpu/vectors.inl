@@ -15,6 +15,11 @@ inline typename Vector<T>::type load(const S* from) {
   using V = typename Vector<T>::type;
   if constexpr (sizeof(S) == sizeof(T)) {
     return *reinterpret_cast<const V*>(from);
+  } else if constexpr (std::is_integral_v<S>) {
+    typedef S Some __attribute__((vector_size(sizeof(V) / sizeof(T) * sizeof(S))));
+    Some some;
+    __builtin_memcpy(&some, from, sizeof(some));
+    return __builtin_convertvector(some, V);
   } else {
     HalfWords bits;
     __builtin_memcpy(&bits, from, sizeof(bits));
@@ -30,6 +35,10 @@ template <class T, class S>
 inline void store(typename Vector<T>::type value, S* to) {
   if constexpr (sizeof(S) == sizeof(T)) {
     *reinterpret_cast<typename Vector<T>::type*>(to) = value;
+  } else if constexpr (std::is_integral_v<S>) {
+    typedef S Some __attribute__((vector_size(sizeof(value) / sizeof(T) * sizeof(S))));
+    Some some = __builtin_convertvector(value, Some);
+    __builtin_memcpy(to, &some, sizeof(some));
   } else {
     Words words;
     if constexpr (std::is_same_v<S, Half>)

@@ -97,3 +97,25 @@ LAYERS = (
     Layer("super-resolution 5x5", 2, 64, 128, 32, 5, padding=2),
     Layer("super-resolution 5x5, last", 2, 32, 128, 1, 5, padding=2),
 )
+
+
+class Activation(NamedTuple):
+    """A ReLU or pooling layer and its input: a function of both packages, and its arguments."""
+
+    name: str
+    function: str  # of functional
+    input: tuple[int, int, int, int]
+    arguments: tuple[int, ...] = ()
+
+
+ACTIVATIONS = (
+    Activation("ReLU 64x32²", "relu", (64, 16, 32, 32)),
+    Activation("ReLU 64x56²", "relu", (8, 64, 56, 56)),
+    Activation("LeNet max pool", "max_pool2d", (128, 6, 28, 28), (2,)),
+    Activation("ResNet max pool", "max_pool2d", (8, 64, 112, 112), (3, 2, 1)),
+    Activation("VGG-16 max pool", "max_pool2d", (8, 512, 14, 14), (2,)),
+    Activation("SPP max pool 5x5", "max_pool2d", (8, 256, 13, 13), (5, 1, 2)),
+    Activation("DenseNet average", "avg_pool2d", (8, 128, 56, 56), (2,)),
+    Activation("Inception average", "avg_pool2d", (8, 192, 35, 35), (3, 1, 1)),
+    Activation("global average", "avg_pool2d", (8, 512, 7, 7), (7,)),
+)

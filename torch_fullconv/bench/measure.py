@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..convert import convert
-from .layers import Layer
+from .layers import Activation, Layer
 
 PASSES = ("forward", "input gradient", "filter gradient")
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -141,6 +141,38 @@ def measure_layer(layer: Layer, what: str, dtype: torch.dtype, budget: float) ->
     traffic = sum(t.nbytes for t in tensors)
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
     return Measurement(layer.name, what, name, threads, ours, stock, layer.flops, traffic)
+
+
+def measure_activation(
+    layer: Activation, what: str, dtype: torch.dtype, budget: float
+) -> Measurement:
+    """A forward pass, or the whole of a backward pass, which is the input gradient."""
+    x = torch.randn(layer.input, generator=torch.Generator().manual_seed(0)).to(dtype)
+    calls: dict[str, dict[str, Call]] = {"ours": {}, "stock": {}}
+    for who, module in (("ours", functional), ("stock", F)):
+        for name, layout in LAYOUTS.items():
+            leaf = x.to(memory_format=layout).requires_grad_()
+            function = partial(getattr(module, layer.function), leaf, *layer.arguments)
+            calls[who][name] = (
+                _forward(function) if what == "forward" else _backward(function, leaf)
+            )
+    ours, stock = by_layout(calls, budget)
+    name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
+    return Measurement(layer.name, what, name, threads, ours, stock, 0, 2 * x.nbytes)
+
+
+def _forward(function: Call) -> Call:
+    def forward() -> object:
+        with torch.no_grad():
+            return function()
+
+    return forward
+
+
+def _backward(function: Callable[[], Tensor], leaf: Tensor) -> Call:
+    output = function()
+    grad = torch.ones_like(output)
+    return lambda: torch.autograd.grad(output, leaf, grad, retain_graph=True)
 
 
 def measure_model(

@@ -53,6 +53,17 @@ def layer_table(measured: Sequence[Measurement], machine: Machine) -> Table:
     return [head, *rows]
 
 
+def activation_table(measured: Sequence[Measurement]) -> Table:
+    """A row a ReLU or pooling layer and pass: times, and ratios by layout."""
+    head = ["layer", "pass", "dtype", "threads", "ours ms", "stock ms", "ratio", *LAYOUTS]
+    rows = []
+    for m in measured:
+        times = (f"{min(t.values()) * 1e3:.3f}" for t in (m.ours, m.stock))
+        ratios = (f"{r:.2f}" for r in (m.ratio, *(m.same_layout(layout) for layout in LAYOUTS)))
+        rows.append([m.name, m.what, m.dtype, str(m.threads), *times, *ratios])
+    return [head, *rows]
+
+
 def model_table(measured: Sequence[Measurement]) -> Table:
     head = ["model", "what", "threads", "ours ms", "stock ms", "ratio", "goal"]
     rows = []
@@ -133,12 +144,15 @@ def tables(
     models: Sequence[Measurement],
     machines: Machines,
     peers: Peers,
+    activations: Sequence[Measurement] = (),
 ) -> dict[str, Table]:
     """All tables by their titles."""
     found: dict[str, Table] = {}
     for (dtype, threads), group in by_run(layers):
         title = f"Layers, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
         found[title] = layer_table(group, machines[dtype, threads])
+    if activations:
+        found["ReLU and pooling"] = activation_table(activations)
     if models:
         found["Models"] = model_table(models)
     if peers:
@@ -180,6 +194,7 @@ def save_json(
     models: Sequence[Measurement],
     machines: Machines,
     peers: Peers,
+    activations: Sequence[Measurement] = (),
 ) -> None:
     content = {
         "machine": [
@@ -187,6 +202,7 @@ def save_json(
             for (dtype, threads), m in machines.items()
         ],
         "layers": [m._asdict() | {"ratio": m.ratio} for m in layers],
+        "activations": [m._asdict() | {"ratio": m.ratio} for m in activations],
         "models": [m._asdict() | {"ratio": m.ratio} for m in models],
         "peers": peers,
     }

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from . import measure, peers, plots, report
-from .layers import LAYERS
+from .layers import ACTIVATIONS, LAYERS
 from .models import MODELS
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -39,8 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"the benchmark needs {' and '.join(missing)}: pip install 'torch_fullconv[bench]'"
         )
     layers = [layer for layer in LAYERS if fnmatch.fnmatch(layer.name, arguments.layers)]
+    activations = [a for a in ACTIVATIONS if fnmatch.fnmatch(a.name, arguments.layers)]
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
-    if not layers and not models:
+    if not layers and not activations and not models:
         raise SystemExit("no layer and no model has such a name")
     for file in (arguments.json, arguments.markdown):  # before minutes are spent on what goes there
         if file:
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.plots.mkdir(parents=True, exist_ok=True)
     machines: report.Machines = {}
     of_layers: list[measure.Measurement] = []
+    of_activations: list[measure.Measurement] = []
     of_models: list[measure.Measurement] = []
     of_peers: dict[str, dict[str, float]] = {}
     before = torch.get_num_threads()
@@ -62,6 +64,15 @@ def run(arguments: argparse.Namespace) -> None:
             ):
                 of_layers.append(
                     measure.measure_layer(layer, what, getattr(torch, dtype), arguments.budget)
+                )
+            passes = [what for what in arguments.passes if what != "filter gradient"]
+            for activation, what in progress(
+                f"ReLU and pooling, {dtype}, {of}", [(a, w) for a in activations for w in passes]
+            ):
+                of_activations.append(
+                    measure.measure_activation(
+                        activation, what, getattr(torch, dtype), arguments.budget
+                    )
                 )
         for model in progress(f"models, {of}", models):
             of_models.append(
@@ -77,10 +88,10 @@ def run(arguments: argparse.Namespace) -> None:
             for layer in progress("peers", layers)
         }
     torch.set_num_threads(before)
-    tables = report.tables(of_layers, of_models, machines, of_peers)
+    tables = report.tables(of_layers, of_models, machines, of_peers, of_activations)
     report.show(tables)
     if arguments.json:
-        report.save_json(arguments.json, of_layers, of_models, machines, of_peers)
+        report.save_json(arguments.json, of_layers, of_models, machines, of_peers, of_activations)
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(tables))
     if arguments.plots:

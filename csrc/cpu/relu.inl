@@ -1,0 +1,87 @@
+// ReLU and its gradient, element by element: x is kept unless it is below 0, and so is a gradient
+// where the output is above 0. That leaves -0 and NaN as they are and lets a NaN's gradient pass,
+// as stock does. 16-bit floats are compared as the integers that they are stored in.
+
+template <class S>
+inline bool below_zero(S x) {
+  return x < 0;
+}
+template <class S>
+inline bool at_most_zero(S x) {
+  return x <= 0;
+}
+
+// From the bits: the sign, then the magnitude, of which all above infinity's are NaN.
+template <uint16_t INFINITY_BITS>
+inline bool below_zero_bits(uint16_t bits) {
+  return static_cast<uint16_t>(bits - 0x8001u) <= INFINITY_BITS - 1u;
+}
+template <uint16_t INFINITY_BITS>
+inline bool at_most_zero_bits(uint16_t bits) {
+  return (bits == 0) | (static_cast<uint16_t>(bits - 0x8000u) <= INFINITY_BITS);
+}
+inline bool below_zero(BFloat16 x) { return below_zero_bits<0x7f80>(x.bits); }
+inline bool at_most_zero(BFloat16 x) { return at_most_zero_bits<0x7f80>(x.bits); }
+inline bool below_zero(Half x) { return below_zero_bits<0x7c00>(x.bits); }
+inline bool at_most_zero(Half x) { return at_most_zero_bits<0x7c00>(x.bits); }
+
+template <class S>
+struct Relu {
+  static constexpr int64_t kBlock = 1 << 14;  // elements a task: some 10 microseconds
+
+  // A task: some whole lines, or a piece of one.
+  struct Cut {
+    int64_t lines, pieces;
+    explicit Cut(const ReluJob& job)
+        : lines(most<int64_t>(1, kBlock / most<int64_t>(1, job.length))),
+          pieces(quotient_up(job.length, kBlock)) {}
+  };
+
+  static int64_t tasks(const ReluJob& job) {
+    Cut cut(job);
+    return quotient_up(job.lines, cut.lines) * cut.pieces;
+  }
+
+  static void run(const ReluJob& job, int64_t task) {
+    Cut cut(job);
+    int64_t start = task % cut.pieces * kBlock, count = least(kBlock, job.length - start);
+    int64_t line = task / cut.pieces * cut.lines, end = least(line + cut.lines, job.lines);
+    for (; line < end; ++line) {
+      int64_t x = start * job.x_step, grad = start * job.grad_step,
+              result = start * job.result_step;
+      for (int64_t axis = job.axes - 1, rest = line; axis >= 0; --axis) {
+        int64_t at = rest % job.size[axis];
+        rest /= job.size[axis];
+        x += at * job.x_stride[axis];
+        grad += at * job.grad_stride[axis];
+        result += at * job.result_stride[axis];
+      }
+      const S* from = static_cast<const S*>(job.x) + x;
+      S* to = static_cast<S*>(job.result) + result;
+      if (job.grad)
+        mask(from, job.x_step, static_cast<const S*>(job.grad) + grad, job.grad_step, to,
+             job.result_step, count);
+      else
+        rectify(from, job.x_step, to, job.result_step, count);
+    }
+  }
+
+ private:
+  static void rectify(const S* x, int64_t x_step, S* to, int64_t step, int64_t count) {
+    if (x_step == 1 && step == 1)
+#pragma GCC ivdep  // in place, too
+      for (int64_t i = 0; i < count; ++i) to[i] = below_zero(x[i]) ? S{} : x[i];
+    else
+      for (int64_t i = 0; i < count; ++i)
+        to[i * step] = below_zero(x[i * x_step]) ? S{} : x[i * x_step];
+  }
+
+  static void mask(const S* x, int64_t x_step, const S* grad, int64_t grad_step, S* to,
+                   int64_t step, int64_t count) {
+    if (x_step == 1 && step == 1 && grad_step == 1)
+      for (int64_t i = 0; i < count; ++i) to[i] = at_most_zero(x[i]) ? S{} : grad[i];
+    else
+      for (int64_t i = 0; i < count; ++i)
+        to[i * step] = at_most_zero(x[i * x_step]) ? S{} : grad[i * grad_step];
+  }
+};

@@ -1,0 +1,423 @@
+"""relu, max_pool2d and avg_pool2d: stock's values, formats, errors and derivatives, to the bit.
+
+Forward results are stock's own bits, indices too (but the signs of averages' zeros). Gradients of
+small integers are exact sums, in every dtype but averages' 16-bit ones, where stock rounds each
+addition: those are compared with stock's in float64, rounded once.
+"""
+
+import pickle
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import BF16, F16, F32, F64, ident
+from functions import Calls
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from layouts import LAYOUTS, channels_last, layouts
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
+from torch.testing._internal.common_methods_invocations import op_db
+
+import torch_fullconv as tfc
+from torch_fullconv import functional, reference
+
+NAMES = ("relu", "max_pool2d", "avg_pool2d")
+OPS = {name: next(op for op in op_db if op.name == f"nn.functional.{name}") for name in NAMES}
+FLOATS = (F32, F64, BF16, F16)
+pytestmark = pytest.mark.usefixtures("poisoned_results")
+
+
+def assert_same_bits(ours: Any, stock: Any) -> None:
+    """Equal also in the sign of a zero; any NaN equals any other."""
+    pairs = zip(ours, stock, strict=True) if isinstance(ours, tuple) else ((ours, stock),)
+    for a, b in pairs:
+        assert (a.dtype, a.stride()) == (b.dtype, b.stride())
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        number = ~b.isnan()
+        assert torch.equal(a.signbit() & number, b.signbit() & number)
+
+
+def last(value: Any) -> Any:
+    return channels_last(value) if isinstance(value, Tensor) and value.dim() == 4 else value
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(n, d) for n in NAMES for d in sorted(OPS[n].dtypes, key=str)],
+    ids=ident,
+)
+def test_samples_are_stocks_to_the_bit(name, dtype):
+    for index, sample in enumerate(OPS[name].sample_inputs("cpu", dtype)):
+        if index % 5 and name == "max_pool2d":  # there are 1440
+            continue
+        for placed in (sample, sample.noncontiguous(), sample.transform(last)):
+            arguments = placed.input, *placed.args
+            assert_same_bits(
+                getattr(functional, name)(*arguments, **placed.kwargs),
+                getattr(F, name)(*arguments, **placed.kwargs),
+            )
+
+
+def test_what_ships():
+    """Floors: more samples or errors in a later torch are taken up by themselves."""
+    assert len(list(OPS["max_pool2d"].sample_inputs("cpu", F32))) >= 1000
+    assert len(list(OPS["avg_pool2d"].sample_inputs("cpu", F32))) >= 7
+    assert len(list(OPS["max_pool2d"].error_inputs("cpu"))) >= 7
+    assert len(list(OPS["avg_pool2d"].error_inputs("cpu"))) >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [(n, e) for n in NAMES[1:] for e in OPS[n].error_inputs("cpu")], ids=str
+)
+def test_error_inputs(name, error):
+    sample = error.sample_input
+    for function in (getattr(F, name), getattr(functional, name)):
+        with pytest.raises(error.error_type, match=error.error_regex):
+            function(sample.input, *sample.args, **sample.kwargs)
+
+
+BAD = [
+    ("relu", (torch.ones(3, dtype=torch.bool),)),
+    ("relu", (torch.ones(3, dtype=torch.complex64),)),
+    ("relu", ([1.0],)),
+    ("relu", (torch.ones(2, requires_grad=True), True)),
+    ("relu", (torch.ones(1).expand(3), True)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4, dtype=torch.complex64), 2)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4, dtype=torch.bool), 2)),
+    ("avg_pool2d", (torch.ones(1, 2, 4, 4, dtype=torch.int32), 2)),
+    ("max_pool2d", (torch.ones(4, 4), 2)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 0)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), -1)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 0)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 1, 0, 0)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 1, 2)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), (1, 2, 3))),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 2.0)),
+    ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, None, 0, 9)),
+    ("avg_pool2d", (torch.ones(1, 2, 4, 4), 5)),
+    ("avg_pool2d", (torch.ones(2, 0, 4, 4), 2)),
+    ("avg_pool2d", (torch.ones(1, 2, 4, 4), 2, None, 0, False, True, 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), BAD, ids=str)
+def test_errors_are_stocks(name, arguments):
+    with pytest.raises(Exception) as stock:  # noqa: PT011
+        getattr(F, name)(*arguments)
+    with pytest.raises(type(stock.value)):
+        getattr(functional, name)(*arguments)
+    if isinstance(arguments[0], Tensor):
+        assert not arguments[0].isnan().any()
+
+
+# Ties, NaN, infinities, zeros of both signs: all of them among neighbours.
+SPECIAL = [0.0, -0.0, 1.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf")]
+
+
+def special(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.tensor(SPECIAL, dtype=F64).to(dtype)
+    return values[torch.randint(len(SPECIAL), shape, generator=generator)]
+
+
+def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-3, 4, shape, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=ident)
+@pytest.mark.parametrize("dtype", FLOATS, ids=ident)
+def test_relu_of_special_values(dtype, layout):
+    x = layout(special((3, 5, 7, 70), dtype))
+    assert_same_bits(functional.relu(x), F.relu(x))
+    g = layout(integers((3, 5, 7, 70), dtype))
+    found = [
+        torch.autograd.grad(function(leaf), leaf, g)[0].contiguous()
+        for function in (functional.relu, F.relu)
+        for leaf in [x.detach().requires_grad_()]
+    ]
+    assert_same_bits(*found)
+
+
+@st.composite
+def windows(draw: Any, dilated: bool) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """An input's shape and a layer's options, with some output."""
+    n, c = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 5, 16, 17, 35, 70]))
+    options: dict[str, tuple[int, int]] = {}
+    size, axes = [], []
+    for _ in "hw":
+        length = draw(st.integers(1, 12) | st.sampled_from([17, 33, 50]))
+        dilation = draw(st.integers(1, 3)) if dilated else 1
+        kernel = draw(st.integers(1, 5))
+        pad = draw(st.integers(0, kernel // 2))
+        assume(length + 2 * pad > dilation * (kernel - 1))
+        size.append(length)
+        axes.append((kernel, draw(st.sampled_from([1, 2, 3, 4, 2**31 - 1])), pad, dilation))
+    for index, key in enumerate(("kernel_size", "stride", "padding", "dilation")[: 3 + dilated]):
+        options[key] = (axes[0][index], axes[1][index])
+    return (n, c, *size), {**options, "ceil_mode": draw(st.booleans())}
+
+
+@settings(max_examples=250)
+@given(windows(True), layouts, st.sampled_from(FLOATS), st.integers(0, 99))
+def test_max_pool2d_is_stocks_to_the_bit(layer, layout, dtype, seed):
+    """Values, indices and gradients, of any layer, with ties and NaN."""
+    shape, options = layer
+    x = layout(special(shape, dtype, seed))
+    ours, stock = (m.max_pool2d(x, **options, return_indices=True) for m in (functional, F))
+    assert_same_bits(ours, stock)
+    assert_same_bits(functional.max_pool2d(x, **options), stock[0])
+    assume(int(stock[1].min()) >= 0 and int(stock[1].max()) < shape[2] * shape[3])
+    g = integers(stock[0].shape, dtype, seed)
+    leaf = x.detach().requires_grad_()
+    found = torch.autograd.grad(functional.max_pool2d(leaf, **options), leaf, layout(g))[0]
+    expected = torch.zeros(shape[0], shape[1], shape[2] * shape[3], dtype=F64)
+    expected.scatter_add_(2, stock[1].flatten(2), layout(g).to(F64).flatten(2))
+    assert torch.equal(found, expected.view(shape).to(dtype))
+
+
+@settings(max_examples=250)
+@given(
+    windows(False),
+    layouts,
+    st.sampled_from(FLOATS),
+    st.booleans(),
+    st.sampled_from([None, 1, -3, 4]),
+)
+def test_avg_pool2d_is_stocks(layer, layout, dtype, count_include_pad, divisor):
+    shape, options = layer
+    options = {
+        **options,
+        "count_include_pad": count_include_pad,
+        "divisor_override": divisor,
+    }
+    x = layout(integers(shape, dtype))
+    output, stock = (m.avg_pool2d(x, **options) for m in (functional, F))
+    assert output.stride() == stock.stride()
+    torch.testing.assert_close(output, stock, rtol=0, atol=0)
+    found = []
+    for module, kind in ((functional, dtype), (F, F64)):
+        leaf = x.to(kind).detach().requires_grad_()
+        y = module.avg_pool2d(leaf, **options)
+        g = layout(integers(tuple(y.shape), dtype)).to(kind)
+        found.append(torch.autograd.grad(y, leaf, g)[0])
+    exact = found[1].to(dtype)
+    spacing = torch.finfo(dtype).eps
+    torch.testing.assert_close(found[0], exact, rtol=2 * spacing, atol=8 * torch.finfo(F32).eps)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=ident)
+def test_pooling_is_the_references(dtype):
+    for kernel, stride, pad in product((1, 2, 3), (1, 2), (0, 1)):
+        if pad > kernel // 2:
+            continue
+        x = integers((2, 3, 7, 6), dtype)
+        pairs = (kernel, kernel), (stride, stride), (pad, pad)
+        output, indices = functional.max_pool2d(x, *pairs, return_indices=True)
+        exact = reference.max_pool2d(x.numpy(), *pairs)
+        assert torch.equal(output.to(F64), torch.from_numpy(exact[0]))
+        assert torch.equal(indices, torch.from_numpy(exact[1]))
+        mean = torch.from_numpy(reference.avg_pool2d(x.numpy(), *pairs))
+        torch.testing.assert_close(functional.avg_pool2d(x, *pairs).to(F64), mean)
+
+
+LAYERS: dict[str, Any] = {
+    "relu": lambda x: functional.relu(x),
+    "max": lambda x: functional.max_pool2d(x, (3, 2), (2, 1), 1, (1, 2), True),
+    "max_overlapping": lambda x: functional.max_pool2d(x, 3, 1, 1),
+    "average": lambda x: functional.avg_pool2d(x, (3, 2), (2, 1), 1, True, False),
+    "average_of_gaps": lambda x: functional.avg_pool2d(x, 2, 3, divisor_override=-3),
+}
+STOCK: dict[str, Any] = {
+    "relu": lambda x: F.relu(x),
+    "max": lambda x: F.max_pool2d(x, (3, 2), (2, 1), 1, (1, 2), True),
+    "max_overlapping": lambda x: F.max_pool2d(x, 3, 1, 1),
+    "average": lambda x: F.avg_pool2d(x, (3, 2), (2, 1), 1, True, False),
+    "average_of_gaps": lambda x: F.avg_pool2d(x, 2, 3, divisor_override=-3),
+}
+each_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def image(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=F64)
+
+
+@each_layer
+def test_derivatives_are_the_numerical_ones(name):
+    x = image(2, 2, 5, 4).requires_grad_()
+    checks = {"check_batched_grad": True}
+    assert gradcheck(
+        LAYERS[name], x, check_forward_ad=True, check_batched_forward_grad=True, **checks
+    )
+    assert gradgradcheck(LAYERS[name], x, check_fwd_over_rev=True, **checks)
+
+
+@each_layer
+def test_transforms_are_stocks_and_loop_nowhere(name):
+    x = image(3, 2, 2, 5, 4)
+
+    def each(f: Any) -> tuple[Tensor, ...]:
+        def loss(x: Tensor) -> Tensor:
+            return (f(x).sin() * f(x)).sum()
+
+        third = grad(lambda x: grad(lambda x: grad(loss)(x).sin().sum())(x).sin().sum())
+        return (
+            vmap(f)(x),
+            vmap(f, in_dims=2, out_dims=1)(x.movedim(0, 2)),
+            vmap(grad(loss))(x),
+            vmap(vmap(lambda x: f(x[None])))(x),
+            jvp(grad(loss), (x[0],), (x[1],))[1],
+            third(x[0]),
+            jacrev(f)(x[0, :1, :1]),
+            jacfwd(f)(x[0, :1, :1]),
+        )
+
+    with Calls() as calls:
+        vmap(LAYERS[name])(x)
+    assert len(calls.names) == 1
+    torch.testing.assert_close(each(LAYERS[name]), each(STOCK[name]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@each_layer
+def test_compiled_in_one_graph(name, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(LAYERS[name], fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    found = []
+    for function in (compiled, STOCK[name]):
+        x = image(2, 3, 6, 5).requires_grad_()
+        y = function(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    torch.testing.assert_close(*found)
+    weights = image(2, 3, 6, 5)
+
+    def both(f: Any) -> Any:
+        return lambda w: grad(lambda w: f(w).square().sum())(w)
+
+    transformed = torch.compile(both(LAYERS[name]), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(transformed(weights), both(STOCK[name])(weights))
+
+
+@pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
+def test_opcheck(place):
+    raw = torch.ops.torch_fullconv
+    x = place(image(2, 17, 6, 5).float())
+    layer = (3, 2, 2, 1, 1, 1, 1, 1, 1)
+    y, indices = raw.max_pool2d_indices(x, *layer)
+    g = place(torch.ones_like(y))
+    for op, arguments in (
+        (raw.relu, (x,)),
+        (raw.relu_, (x.clone(),)),
+        (raw.relu_grad, (x, x)),
+        (raw.max_pool2d, (x, *layer)),
+        (raw.max_pool2d_indices, (x, *layer)),
+        (raw.max_gather, (x, indices, *layer)),
+        (raw.max_scatter, (g, indices, *layer, 6, 5)),
+        (raw.avg_pool2d, (x, *layer, True, 0)),
+        (raw.avg_pool2d_adjoint, (g, *layer, False, 0, 6, 5)),
+    ):
+        found = torch.library.opcheck(op.default, arguments)
+        assert set(found.values()) == {"SUCCESS"}, op
+
+
+def test_wrong_indices_reach_no_memory():
+    raw, layer = torch.ops.torch_fullconv, (2, 2, 2, 2, 0, 0, 1, 1, 0)
+    wrong = torch.tensor([-1, 2**62, -(2**63), 16]).view(1, 1, 2, 2)
+    ones = torch.ones(1, 1, 4, 4)
+    assert raw.max_gather(ones, wrong, *layer).abs().sum() == 0
+    assert raw.max_scatter(ones[..., :2, :2], wrong, *layer, 4, 4).abs().sum() == 0
+    for bad in ((0, 2, 2, 2, 0, 0, 1, 1, 0), (9, 9, 2, 2, 0, 0, 1, 1, 0)):
+        with pytest.raises(RuntimeError, match="torch_fullconv: "):
+            raw.max_pool2d(ones, *bad)
+
+
+def test_relu_in_place():
+    """Stock's values and gradients, and its errors before anything is written."""
+    found = []
+    for function in (functional.relu, F.relu):
+        leaf = image(2, 3, 4, 5).requires_grad_()
+        x = leaf * 1
+        version = x._version
+        y = function(x, inplace=True)
+        assert y is x
+        assert x._version > version
+        found.append((y, *torch.autograd.grad(y.square().sum(), leaf)))
+        part = leaf * 2
+        function(part[:, 1:], inplace=True)
+        found.append((part, *torch.autograd.grad(part.square().sum(), leaf)))
+    torch.testing.assert_close(found[:2], found[2:])
+    with torch.no_grad():
+        x = image(7, 9)[:, ::2]
+        assert functional.relu(x, inplace=True) is x
+        assert torch.equal(x, F.relu(image(7, 9)[:, ::2]))
+    x = -torch.ones(3)
+    torch.testing.assert_close(vmap(lambda t: functional.relu(t * 1, inplace=True))(x), x * 0)
+    leaf = -torch.ones(2, requires_grad=True)
+    y = leaf.square().exp()  # which saves its result
+    functional.relu(y, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+MODULES = [
+    ("ReLU", (), {}),
+    ("ReLU", (), {"inplace": True}),
+    ("MaxPool2d", (2,), {}),
+    ("MaxPool2d", (3,), {"stride": 2, "padding": 1, "dilation": 1, "ceil_mode": True}),
+    ("MaxPool2d", ((2, 3),), {"return_indices": True}),
+    ("AvgPool2d", (2,), {}),
+    ("AvgPool2d", (3,), {"stride": 1, "padding": 1, "count_include_pad": False}),
+    ("AvgPool2d", (2,), {"ceil_mode": True, "divisor_override": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "keywords"), MODULES, ids=str)
+def test_modules_are_drop_in(name, arguments, keywords):
+    ours, stock = (getattr(m, name)(*arguments, **keywords) for m in (tfc, nn))
+    assert isinstance(ours, type(stock))
+    assert repr(ours) == repr(stock)
+    assert {k for k in vars(ours) if k != "training"} == {k for k in vars(stock) if k != "training"}
+    for x in (image(2, 3, 9, 8), image(3, 9, 8)):
+        assert_same_bits(ours(x.clone()), stock(x.clone()))
+    assert type(pickle.loads(pickle.dumps(ours))) is type(ours)
+
+
+@pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
+@pytest.mark.parametrize("dtype", FLOATS, ids=ident)
+def test_any_threads_and_any_batch_give_the_same_bits(dtype, place, threads):
+    x = place(image(6, 33, 40, 37).to(dtype))
+
+    def run(x: Tensor) -> list[Tensor]:
+        found = []
+        for f in LAYERS.values():
+            leaf = x.detach().requires_grad_()
+            y = f(leaf)
+            g = (y.detach() * 3).sin()
+            found += [y.detach(), torch.autograd.grad(y, leaf, g)[0]]
+        return found
+
+    torch.set_num_threads(1)
+    expected = run(x)
+    for count in (2, 5):
+        torch.set_num_threads(count)
+        for a, b in zip(run(x), expected, strict=True):
+            assert torch.equal(a, b)
+    for a, b in zip(run(x[4:5]), expected, strict=True):
+        assert torch.equal(a, b[4:5])
+
+
+def test_empty_batches_and_indices_only_where_they_are_wanted():
+    for f, s in zip(LAYERS.values(), STOCK.values(), strict=True):
+        x = torch.zeros(0, 3, 6, 5, requires_grad=True)
+        assert f(x).shape == s(x).shape
+        assert torch.autograd.grad(f(x).sum(), x)[0].shape == x.shape
+    assert functional.relu(torch.zeros(0)).shape == (0,)
+    assert functional.relu(torch.tensor(-2.0)).item() == 0
+    with Calls() as calls:
+        functional.max_pool2d(image(1, 1, 4, 4), 2)
+        functional.max_pool2d(image(1, 1, 4, 4).requires_grad_(), 2)
+    assert calls.names == ["max_pool2d", "max_pool2d_indices"]

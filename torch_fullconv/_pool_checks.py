@@ -1,0 +1,122 @@
+"""What can be wrong with the arguments of relu and pooling, told as stock PyTorch tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _checks
+from .pool_ops import Windows
+
+FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+INTEGERS = frozenset((torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64))
+REAL = FLOATS | INTEGERS
+AVERAGED = FLOATS | {torch.int64}
+_MOST = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
+
+
+def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> None:
+    """A dense tensor on a device that we have, of one of the dtypes."""
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"{function}(): argument 'input' must be a Tensor, but got {type(input).__name__}"
+        )
+    if input.layout != torch.strided or input.is_quantized or input.is_nested:
+        raise NotImplementedError(
+            f"{function}(): input is {_checks._kind(input)}; only dense tensors are supported "
+            "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
+        )
+    if input.device.type not in _checks.DEVICES:
+        raise NotImplementedError(
+            f"{function}(): torch_fullconv has no kernels for {input.device.type} tensors in this "
+            "build; move the layer and its input to the CPU"
+        )
+    if input.dtype == torch.bool and function == "relu":
+        raise RuntimeError("Boolean inputs not supported for relu")
+    if input.dtype not in dtypes:
+        names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise NotImplementedError(
+            f'"{function}" not implemented for {input.dtype}; convert the input to one of '
+            f"{', '.join(names)}"
+        )
+
+
+def windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
+    """The layer's windows; a stride of None or () is the kernel's size."""
+    kernel = _checks.pair("kernel_size", kernel_size)
+    stride_given = not (stride is None or (isinstance(stride, (tuple, list)) and not stride))
+    return Windows(
+        *kernel,
+        *(_checks.pair("stride", stride) if stride_given else kernel),
+        *_checks.pair("padding", padding),
+        *_checks.pair("dilation", dilation),
+        int(bool(ceil_mode)),
+    )
+
+
+def check_windows(function: str, input: Tensor, windows: Windows) -> None:
+    """The windows' numbers, the input's axes, and that an output is left."""
+    kernel, stride = windows[0:2], windows[2:4]
+    pad, dilation = windows[4:6], windows[6:8]
+    if min(kernel) <= 0:
+        raise RuntimeError(
+            f"kernel size should be greater than zero, but got kH: {kernel[0]} kW: {kernel[1]}"
+        )
+    if min(stride) <= 0:
+        zero = "stride should not be zero; " if 0 in stride else ""
+        raise RuntimeError(
+            f"{zero}stride should be greater than zero, but got dH: {stride[0]} dW: {stride[1]}"
+        )
+    if min(dilation) <= 0:
+        raise RuntimeError(
+            "dilation should be greater than zero, but got dilationH: "
+            f"{dilation[0]} dilationW: {dilation[1]}"
+        )
+    for k, p, d in zip(kernel, pad, dilation, strict=True):
+        if p < 0:
+            raise RuntimeError(f"pad must be non-negative, but got pad: {p}")
+        if p > (d * (k - 1) + 1) // 2:
+            raise RuntimeError(
+                f"pad should be at most half of effective kernel size, but got pad={p}, "
+                f"kernel_size={k} and dilation={d}"
+            )
+        if p > k // 2:
+            raise RuntimeError(
+                "pad should be smaller than or equal to half of kernel size, but got padW = "
+                f"{pad[1]}, padH = {pad[0]}, kW = {kernel[1]}, kH = {kernel[0]}"
+            )
+        if max(k, d, d * (k - 1)) >= _MOST:
+            raise RuntimeError(f"kernel size and dilation must span less than {_MOST}")
+    _check_image(function, input)
+    rows, columns = input.shape[-2:]
+    outputs = windows.output_size(rows, columns)
+    if min(outputs) < 1:
+        c = input.shape[-3]
+        raise RuntimeError(
+            f"Given input size: ({c}x{rows}x{columns}). Calculated output size: "
+            f"({c}x{outputs[0]}x{outputs[1]}). Output size is too small"
+        )
+
+
+def _check_image(function: str, input: Tensor) -> None:
+    axes = input.shape if input.dim() == 3 else input.shape[1:]
+    if input.dim() not in (3, 4) or 0 in axes:
+        raise RuntimeError(
+            "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but "
+            f"got: {list(input.shape)} for {function}"
+        )
+
+
+def check_in_place(input: Tensor) -> None:
+    """That the input may be written over: an error before anything is."""
+    if torch.is_grad_enabled() and input.requires_grad and input.is_leaf:
+        raise RuntimeError(
+            "a leaf Variable that requires grad is being used in an in-place operation."
+        )
+    if any(s == 0 and n > 1 for n, s in zip(input.shape, input.stride(), strict=True)):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a "
+            "single memory location. Please clone() the tensor before performing the operation."
+        )

@@ -5,6 +5,9 @@
 //     FULLCONV_TILE_ROWS      rows of a tile that fill its registers
 //     FULLCONV_SUPPORTED      whether this processor has it
 //
+// and, if it has vdpbf16ps, FULLCONV_BF16_PAIRS. Then its engine for bfloat16 is its own, the
+// others are those of FULLCONV_OTHERS.
+//
 // All code below has internal linkage: an inline function shared between instruction sets
 // would be merged by the linker, and the copy it keeps may hold instructions the processor lacks.
 
@@ -18,6 +21,7 @@ namespace {
 
 #include "scalars.inl"
 #include "vectors.inl"
+#include "elements.inl"
 #include "tile.inl"
 #include "pack.inl"
 #include "filter_panels.inl"
@@ -86,10 +90,22 @@ bool supported() { return FULLCONV_SUPPORTED; }
 
 }  // namespace
 
+#define FULLCONV_ENGINE(type) FULLCONV_JOIN(FULLCONV_NAME, _##type##_engine)
+#ifndef FULLCONV_OTHERS
+#define FULLCONV_OTHERS FULLCONV_NAME
+extern const Engine FULLCONV_ENGINE(f32) = make_engine<float>();
+extern const Engine FULLCONV_ENGINE(f64) = make_engine<double>();
+extern const Engine FULLCONV_ENGINE(f16) = make_engine<Half>();
+#endif
+extern const Engine FULLCONV_ENGINE(bf16) = make_engine<BFloat16>();
+
 extern const InstructionSet FULLCONV_JOIN(FULLCONV_NAME, _instruction_set) = {
-    FULLCONV_STRING(FULLCONV_NAME), supported,
-    make_engine<float>(),           make_engine<double>(),
-    make_engine<BFloat16>(),        make_engine<Half>(),
+    FULLCONV_STRING(FULLCONV_NAME),
+    supported,
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f32_engine),
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f64_engine),
+    &FULLCONV_ENGINE(bf16),
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f16_engine),
 };
 
 }  // namespace fullconv

@@ -39,13 +39,10 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
           sum[i][v] = multiply_add(at[i * lda], columns[v], sum[i][v]);
     }
   }
-  for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) {
-      C* to = c + i * ldc + v * lanes;
-      if (add) sum[i][v] += load<T>(to);
-      if (bias) sum[i][v] += load<T>(bias + v * lanes);
-      store<T>(sum[i][v], to);
-    }
+  auto place = [&](int i, int v) { return c + i * ldc + v * lanes; };
+  if (add) for_sums(sum, [&](V& value, int i, int v) { value += load<T>(place(i, v)); });
+  if (bias) for_sums(sum, [&](V& value, int, int v) { value += load<T>(bias + v * lanes); });
+  for_sums(sum, [&](V& value, int i, int v) { store<T>(value, place(i, v)); });
 }
 
 template <class E, class C, int VECTORS, int ROWS = kRows>

@@ -34,11 +34,10 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
         for (int v = 0; v < VECTORS; ++v) sum[m][v] = multiply_add(at[m], grads[v], sum[m][v]);
     }
   }
-  for (int m = 0; m < ROWS; ++m)
-    for (int v = 0; v < VECTORS; ++v) {
-      T* to = c + m * kColumns<T> + v * lanes;
-      store<T>(load<T>(to) + sum[m][v], to);
-    }
+  for_sums(sum, [&](V& value, int m, int v) {
+    T* to = c + m * kColumns<T> + v * lanes;
+    store<T>(load<T>(to) + value, to);
+  });
 }
 
 template <class E, int VECTORS, int ROWS = kRows>

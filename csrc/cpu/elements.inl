@@ -45,11 +45,6 @@ inline V multiply_add(E a, typename Vector<E>::type b, V sum) {
     return sum + a * b;
 }
 
-// Of a step of direct sums, as part of one of Winograd's, which multiplies numbers. With pairs it
-// is two products, and reads and rounds no more than one: measured on a Zen 4.
-template <class S>
-constexpr double kDirectCost = std::is_same_v<typename Element<S>::type, Pair> ? 0.45 : 1;
-
 // Where elements are read: numbers at from[i], or pairs of those at from[i] and from[i + second],
 // as far as `shown` has bits for them.
 template <class S, class E>

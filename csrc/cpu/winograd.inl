@@ -145,7 +145,7 @@ struct Winograd {
     double winograd =
         blocks.image.count() * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
     double direct = terms_of(job.h) * terms_of(job.w) * job.depth * (rows + 1);
-    return winograd < direct * kDirectCost<S>;
+    return winograd < direct / kNumbers<typename Element<S>::type>;
   }
 
   // Tap r of the filter, in the order of the source.

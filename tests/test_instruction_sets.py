@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -35,15 +35,15 @@ from hypothesis import strategies as st
 from layouts import (
     cases,
     channels_last,
-    dtypes,
     layouts,
     winograd_cases,
 )
 from test_winograd import assert_winograd
 
 from torch_fullconv import ops
+from torch_fullconv.ops import ALGORITHMS
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 X86 = os.uname().machine == "x86_64"
 
 
@@ -72,21 +72,26 @@ def here() -> list[str]:
     return re.findall(r"this processor has (.*)", wrong_name().stderr)[0].split()
 
 
-def edges(path: str) -> None:
+def edges(path: str, dtypes: Sequence[torch.dtype]) -> None:
     """All of test_ops' edges; the parent process has worked out the exact results."""
     exact = torch.load(path)
     for name, case in EDGES.items():
-        for dtype in DTYPES:
+        for dtype in dtypes:
             t = operands(case, dtype)
             for placed in (t, Operands(*map(channels_last, t[:3]), *t[3:])):
                 for op, result in by_ops(case, placed).items():
                     assert_bits(result, exact[name, dtype.is_complex][op], f"{op} of {name}")
 
 
-@settings(max_examples=400, derandomize=True, deadline=None, database=None)
-@given(cases(), dtypes, st.tuples(layouts, layouts, layouts), st.integers(0, 999))
-def sweep(case, dtype, layout, seed):
+def sweep(dtypes: Sequence[torch.dtype]) -> None:
     """Any geometry, dtype and layout: exact integers."""
+    places = st.tuples(layouts, layouts, layouts)
+    check = given(cases(), st.sampled_from(dtypes), places, st.integers(0, 999))(check_exact)
+    examples = 40 + 60 * len(dtypes)
+    settings(max_examples=examples, derandomize=True, deadline=None, database=None)(check)()
+
+
+def check_exact(case, dtype, layout, seed):
     t = operands(case, dtype, seed)
     t = Operands(*(place(v) for place, v in zip(layout, t[:3], strict=True)), *t[3:])
     exact = by_reference(case, t)
@@ -102,7 +107,10 @@ def winograd_sweep(case, dtype, layout):
 
 
 def halves() -> None:
-    """Every 16-bit number times some factors: widened, rounded, made subnormal, infinite, NaN."""
+    """Every 16-bit number times some factors: widened, rounded, made subnormal, infinite, NaN.
+
+    Pairs of bfloat16 are multiplied with subnormal numbers, also products, as zeros.
+    """
     factors = [1.0, 0.5, 0.75, 1.5, 2.0, 1 + 2**-10, 1 + 2**-7, 2.0**-10, 3 * 2.0**-12, -3.0]
     for dtype in (F16, BF16):
         x = torch.arange(65536).to(torch.uint16).view(dtype).view(1, 1, 256, 256)
@@ -110,21 +118,32 @@ def halves() -> None:
         products = (x.float() * f.float().view(-1, 1, 1)).to(dtype)
         for format in (torch.contiguous_format, torch.channels_last):
             y = ops.correlate(x, f.contiguous(memory_format=format), None, ops.Geometry())
+            if dtype == BF16 and ops.instruction_set() == "avx512_bf16":
+                tiny = torch.finfo(BF16).tiny
+                subnormal = (x.abs() < tiny) | (products.abs() < tiny)
+                y = y.where((y != 0) | ~subnormal, products)
             torch.testing.assert_close(y, products, rtol=0, atol=0, equal_nan=True)
 
 
 def digest() -> str:
-    """Of float32 sums: what fused multiply-adds round differs from what the baseline's do."""
+    """Of sums that fused multiply-adds round in their own way, and pairs of bfloat16 find zero."""
     g = torch.Generator().manual_seed(0)
     x, f = (torch.randn(s, generator=g) for s in ((2, 40, 9, 9), (33, 40, 3, 3)))
-    return sha256(ops.correlate(x, f, None, ops.Geometry()).numpy().tobytes()).hexdigest()
+    sums, tiny = (
+        ops.correlate(a, f.to(a.dtype), None, ops.Geometry(algorithm=ALGORITHMS.index("direct")))
+        for a in (x, (x * 2.0**-127).to(BF16))
+    )
+    return sha256(torch.stack([sums, tiny.float()]).numpy().tobytes()).hexdigest()
 
 
 def check_all(path: str) -> None:
+    """One that adds an engine for bfloat16 takes the others of avx512."""
     assert ops.instruction_set() == os.environ["TORCH_FULLCONV_ISA"]
-    edges(path)
-    sweep()
-    winograd_sweep()
+    dtypes = (BF16,) if ops.instruction_set() == "avx512_bf16" else DTYPES
+    edges(path, dtypes)
+    sweep(dtypes)
+    if len(dtypes) > 1:
+        winograd_sweep()
     halves()
     print(digest())
 
@@ -159,7 +178,8 @@ def test_exact(checked, instruction_set):
 
 @pytest.mark.parametrize("instruction_set", [s for s in INSTRUCTION_SETS if s != "baseline"])
 def test_the_variable_chooses(checked, instruction_set):
-    assert checked(instruction_set) != checked("baseline")
+    plainer = "avx512" if instruction_set == "avx512_bf16" else "baseline"
+    assert checked(instruction_set) != checked(plainer)
 
 
 def test_the_default_is_the_best(checked):
@@ -174,6 +194,7 @@ def test_wrong_name_is_a_clear_error():
 
 # The linked library's functions by source file, with the instructions in each.
 
+NEWER = ("engine_avx2.cpp", "engine_avx512.cpp", "engine_avx512_bf16.cpp")
 BMI = re.compile(r"\t(andn|bextr|bls\w+|shlx|shrx|sarx|rorx|mulx|pdep|pext|[tl]zcnt)\w? ")
 
 
@@ -216,7 +237,8 @@ def functions() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize(
     ("source", "uses", "never"),
     [
-        ("engine_avx512.cpp", "%zmm", None),
+        ("engine_avx512.cpp", "%zmm", "dpbf16"),
+        ("engine_avx512_bf16.cpp", "vdpbf16ps", None),
         ("engine_avx2.cpp", "%ymm", r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])\b"),
         ("engine_baseline.cpp", "%xmm", r"%[yz]mm|\tv[a-z]"),
     ],
@@ -232,7 +254,7 @@ def test_no_shared_code_holds_newer_instructions(functions):
     shared = {
         name: text
         for source, code in functions.items()
-        if source not in ("engine_avx2.cpp", "engine_avx512.cpp")
+        if source not in NEWER
         for name, text in code.items()
     }
     assert len(shared) > 100
@@ -240,7 +262,7 @@ def test_no_shared_code_holds_newer_instructions(functions):
     assert [name for name, text in shared.items() if newer.search(text)] == []
 
 
-@pytest.mark.parametrize("source", ["engine_avx2.cpp", "engine_avx512.cpp"])
+@pytest.mark.parametrize("source", NEWER)
 def test_what_every_processor_runs_is_plain(functions, source):
     """supported() runs everywhere; static initialisers would, so there are none."""
     code = functions[source]

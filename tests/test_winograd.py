@@ -154,10 +154,11 @@ def test_it_is_chosen_where_it_can_win():
     assert ways(2, 3, 56, 4, algorithm=2) == {"winograd"}
 
 
-def test_the_choice_of_forward_and_input_gradient_is_not_the_batchs():
-    for size, c in product((2, 4, 7, 14), (8, 16, 64, 256)):
-        x, f = torch.zeros(64, c, size, size), torch.zeros(c, c, 3, 3)
-        g = Geometry(1, 1, 1, *ONES)
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=ident)
+def test_the_choice_of_forward_and_input_gradient_is_not_the_batchs(dtype):
+    zero, g = torch.zeros(1, dtype=dtype), Geometry(1, 1, 1, *ONES)
+    for size, c in product(range(2, 20), (16, 24, 48, 64, 128)):
+        x, f = zero.expand(64, c, size, size), zero.expand(c, c, 3, 3)
         one, many = ops.ways(x[:1], f, g), ops.ways(x, f, g)
         assert [one[k] == many[k] for k in ("forward", "input gradient")] == [True, True]
 

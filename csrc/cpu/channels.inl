@@ -28,9 +28,9 @@ inline auto met(const T* at) {
     return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
 
-template <class T, int64_t LANES, Meets MEETS, int COUNT>
+template <class T, class C, int64_t LANES, Meets MEETS, int COUNT>
 void sum_across(int64_t terms, const T* filter, const T* from, const int64_t* offsets,
-                const T* start, T* to, int64_t step) {
+                const T* start, C* to, int64_t step) {
   using V = typename Some<T, LANES>::type;
   V sum[COUNT];
 #pragma GCC unroll 16
@@ -42,27 +42,31 @@ void sum_across(int64_t terms, const T* filter, const T* from, const int64_t* of
     for (int i = 0; i < COUNT; ++i) sum[i] += f * met<T, LANES, MEETS>(at + i * Vector<T>::lanes);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < COUNT; ++i) *reinterpret_cast<V*>(to + i * step) = sum[i];
+  for (int i = 0; i < COUNT; ++i)
+    if constexpr (LANES == Vector<T>::lanes)
+      store<T>(sum[i], to + i * step);
+    else
+      *reinterpret_cast<V*>(to + i * step) = sum[i];
 }
 
-template <class T, int64_t LANES, Meets MEETS, int COUNT = kAcross>
+template <class T, class C, int64_t LANES, Meets MEETS, int COUNT = kAcross>
 void sum_some(int64_t count, int64_t terms, const T* filter, const T* from, const int64_t* offsets,
-              const T* start, T* to, int64_t step) {
+              const T* start, C* to, int64_t step) {
   if constexpr (COUNT > 1)
     if (count < COUNT)
-      return sum_some<T, LANES, MEETS, COUNT - 1>(count, terms, filter, from, offsets, start, to,
-                                                  step);
-  sum_across<T, LANES, MEETS, COUNT>(terms, filter, from, offsets, start, to, step);
+      return sum_some<T, C, LANES, MEETS, COUNT - 1>(count, terms, filter, from, offsets, start, to,
+                                                     step);
+  sum_across<T, C, LANES, MEETS, COUNT>(terms, filter, from, offsets, start, to, step);
 }
 
 // A row of positions, in even pieces.
-template <class T, int64_t LANES, Meets MEETS>
+template <class T, class C, int64_t LANES, Meets MEETS>
 void sum_row(int64_t positions, int64_t terms, const T* filter, const T* from,
-             const int64_t* offsets, const T* start, T* to, int64_t step) {
+             const int64_t* offsets, const T* start, C* to, int64_t step) {
   int64_t piece = quotient_up(positions, quotient_up(positions, kAcross));
   for (int64_t j = 0; j < positions; j += piece)
-    sum_some<T, LANES, MEETS>(least(piece, positions - j), terms, filter,
-                              from + j * Vector<T>::lanes, offsets, start, to + j * step, step);
+    sum_some<T, C, LANES, MEETS>(least(piece, positions - j), terms, filter,
+                                 from + j * Vector<T>::lanes, offsets, start, to + j * step, step);
 }
 
 template <class S>
@@ -180,7 +184,8 @@ struct Channels {
     int64_t columns = JoinedColumns(job.columns, job.column_maps).positions;
     int64_t plane = rows * columns * lanes;
     S* result = static_cast<S*>(out.data) + sample * out.n + first * out.c;
-    bool direct = sizeof(S) == sizeof(T) && out.c == 1 && count % LANES == 0;
+    constexpr bool stores = sizeof(S) == sizeof(T) || LANES == lanes;  // sums in the result itself
+    bool direct = stores && out.c == 1 && count % LANES == 0;
     int64_t pixel = direct ? out.w : lanes;
     int64_t panel = sample / job.batch * all.panels(job.groups) + all.panels(all.first(block));
     const T* filter = static_cast<const T*>(job.filter) + panel * terms(job) * LANES;
@@ -193,10 +198,15 @@ struct Channels {
       // The panel's group starts some elements into the pixel.
       int64_t start = MEETS == Meets::element ? channel / job.rows * job.depth : 0;
       for (int64_t i = 0; i < rows; ++i) {
+        const T* from = band.line(i * job.h.step) + start;
+        if constexpr (stores)
+          if (direct) {
+            S* to = result + channel + job.h.position[row + i] * out.h;
+            run_row<LANES, MEETS>(job, filter, from, offsets, bias, to, pixel);
+            continue;
+          }
         T* to = pixels + channel / lanes * plane + i * columns * lanes + channel % lanes;
-        if (direct) to = reinterpret_cast<T*>(result + channel + job.h.position[row + i] * out.h);
-        run_row<LANES, MEETS>(job, filter, band.line(i * job.h.step) + start, offsets, bias, to,
-                              pixel);
+        run_row<LANES, MEETS>(job, filter, from, offsets, bias, to, pixel);
       }
     }
     if (direct) return;
@@ -206,18 +216,18 @@ struct Channels {
   }
 
   // A row of a panel, one map of its columns after the other.
-  template <int64_t LANES, Meets MEETS>
+  template <int64_t LANES, Meets MEETS, class C>
   static void run_row(const CorrelateJob& job, const T* filter, const T* from,
-                      const int64_t* offsets, const T* bias, T* to, int64_t pixel) {
+                      const int64_t* offsets, const T* bias, C* to, int64_t pixel) {
     for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
       int64_t terms = job.depth * job.h.taps * w->taps;
       if (w->position_step > 0)
-        sum_row<T, LANES, MEETS>(w->positions, terms, filter, from, offsets, bias,
-                                 to + w->position[0] * pixel, w->position_step * pixel);
+        sum_row<T, C, LANES, MEETS>(w->positions, terms, filter, from, offsets, bias,
+                                    to + w->position[0] * pixel, w->position_step * pixel);
       else  // columns that no tap reaches
         for (int64_t j = 0; j < w->positions; ++j)
-          sum_row<T, LANES, MEETS>(1, terms, filter, from, offsets, bias,
-                                   to + w->position[j] * pixel, pixel);
+          sum_row<T, C, LANES, MEETS>(1, terms, filter, from, offsets, bias,
+                                      to + w->position[j] * pixel, pixel);
       filter += terms * LANES;
       offsets += terms;
     }

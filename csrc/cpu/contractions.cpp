@@ -17,13 +17,13 @@ const Engine& engine_of(Dtype dtype) {
   const InstructionSet& set = instruction_set();
   switch (dtype) {
     case Dtype::f32:
-    case Dtype::c64: return set.f32;
+    case Dtype::c64: return *set.f32;
     case Dtype::f64:
-    case Dtype::c128: return set.f64;
-    case Dtype::bf16: return set.bf16;
-    case Dtype::f16: return set.f16;
+    case Dtype::c128: return *set.f64;
+    case Dtype::bf16: return *set.bf16;
+    case Dtype::f16: return *set.f16;
   }
-  return set.f32;
+  return *set.f32;
 }
 
 int64_t scalar_size(Dtype dtype) {

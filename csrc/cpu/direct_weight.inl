@@ -8,49 +8,57 @@
 // of the sum for a chunk of channels and some panels of filters; the parts follow from the shape
 // alone and are added in order by a second pass. Scratch a task: the block, its gradients, the
 // sums.
+//
+// Pairs (elements.inl) are of rows: an element of the gradients is of rows i and i + 1, one of the
+// block of rows v and v + step, so that every tap stays a shift. A last row without a second is a
+// block of its own, where no tap's pair shows what only another tap meets.
 
 constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
 
-template <class T, int ROWS, int VECTORS>
-void weight_tile(int64_t rows, int64_t columns, const T* a, int64_t line, int64_t step, const T* b,
-                 int64_t b_line, T* c) {
+template <class E, int ROWS, int VECTORS>
+void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_t step, const E* b,
+                 int64_t b_line, typename Sum<E>::type* c) {
+  using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   V sum[ROWS][VECTORS] = {};
   for (int64_t i = 0; i < rows; ++i, a += line, b += b_line) {
-    const T *at = a, *with = b;
-    for (int64_t j = 0; j < columns; ++j, at += step, with += kColumns<T>) {
-      V grads[VECTORS];
-      for (int v = 0; v < VECTORS; ++v) grads[v] = load<T>(with + v * lanes);
+    const E *at = a, *with = b;
+    for (int64_t j = 0; j < columns; ++j, at += step, with += kColumns<E>) {
+      typename Vector<E>::type grads[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) grads[v] = load<E>(with + v * lanes);
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m)
-        for (int v = 0; v < VECTORS; ++v) sum[m][v] += at[m] * grads[v];
+        for (int v = 0; v < VECTORS; ++v) sum[m][v] = multiply_add(at[m], grads[v], sum[m][v]);
     }
   }
-  for (int m = 0; m < ROWS; ++m)
-    for (int v = 0; v < VECTORS; ++v) {
-      T* to = c + m * kColumns<T> + v * lanes;
-      store<T>(load<T>(to) + sum[m][v], to);
-    }
+  for_sums(sum, [&](V& value, int m, int v) {
+    T* to = c + m * kColumns<T> + v * lanes;
+    store<T>(load<T>(to) + value, to);
+  });
 }
 
-template <class T, int VECTORS, int ROWS = kRows>
-void weight_tile_of(int64_t some, int64_t rows, int64_t columns, const T* a, int64_t line,
-                    int64_t step, const T* b, int64_t b_line, T* c) {
+template <class E, int VECTORS, int ROWS = kRows>
+void weight_tile_of(int64_t some, int64_t rows, int64_t columns, const E* a, int64_t line,
+                    int64_t step, const E* b, int64_t b_line, typename Sum<E>::type* c) {
   if constexpr (ROWS > 1)
     if (some < ROWS)
-      return weight_tile_of<T, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, b_line, c);
-  weight_tile<T, ROWS, VECTORS>(rows, columns, a, line, step, b, b_line, c);
+      return weight_tile_of<E, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, b_line, c);
+  weight_tile<E, ROWS, VECTORS>(rows, columns, a, line, step, b, b_line, c);
 }
 
 template <class S>
 struct DirectWeightBlocks {
-  using T = typename Compute<S>::type;
-  int64_t taps, channel_block, panels, panel_block, row_block, chain;
+  using E = typename Element<S>::type;
+  using T = typename Sum<E>::type;
+  int64_t taps, channel_block, panels, panel_block;
+  int64_t rows, row_block;  // those that fill elements, of a block
+  int64_t chain;            // in elements
 
-  explicit DirectWeightBlocks(const WeightJob& job) : taps(job.h.taps * job.w.taps) {
+  explicit DirectWeightBlocks(const WeightJob& job)
+      : taps(job.h.taps * job.w.taps), rows(job.h.positions / kNumbers<E> * kNumbers<E>) {
     constexpr int64_t lanes = Vector<T>::lanes;
     int64_t wanted = least<int64_t>(256, round_up(quotient_up(kWeightRows, taps), lanes));
     channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
@@ -60,13 +68,22 @@ struct DirectWeightBlocks {
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     chain = quotient_up(kWeightChain, job.w.positions);
-    row_block = least(job.h.positions, 4 * chain);
-    while (row_block > 1 && PaddedBlock(job.h, job.w, row_block).positions() * channel_block >
-                                kDirectBytes / static_cast<int64_t>(sizeof(T)))
-      --row_block;
-    row_block = quotient_up(job.h.positions, row_blocks(job));
+    row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));
+    while (row_block > kNumbers<E> && block(job, row_block).positions() * channel_block >
+                                          kDirectBytes / static_cast<int64_t>(sizeof(E)))
+      row_block -= kNumbers<E>;
+    if (rows > 0)
+      row_block = round_up(quotient_up(rows, quotient_up(rows, row_block)), kNumbers<E>);
   }
-  int64_t row_blocks(const WeightJob& job) const { return quotient_up(job.h.positions, row_block); }
+  // A block of `count` rows; each of its own stands for a pair's second row too.
+  static PaddedBlock block(const WeightJob& job, int64_t count) {
+    return PaddedBlock(job.h, job.w, most<int64_t>(1, count - kNumbers<E> + 1));
+  }
+  int64_t row_blocks(const WeightJob& job) const {
+    return quotient_up(rows, row_block) + (job.h.positions - rows);
+  }
+  int64_t row(int64_t index) const { return least(index * row_block, rows); }
+  int64_t count(int64_t row) const { return row < rows ? least(row_block, rows - row) : 1; }
   int64_t channel_blocks(const WeightJob& job) const {
     return quotient_up(job.channels, channel_block);
   }
@@ -82,7 +99,8 @@ struct DirectWeightBlocks {
 
 template <class S>
 struct DirectWeight {
-  using T = typename Compute<S>::type;
+  using E = typename Element<S>::type;
+  using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
   using Blocks = DirectWeightBlocks<S>;
   static constexpr int64_t lanes = Vector<T>::lanes;
@@ -107,9 +125,8 @@ struct DirectWeight {
 
   static int64_t scratch(const WeightJob& job) {
     Blocks blocks(job);
-    int64_t padded = PaddedBlock(job.h, job.w, blocks.row_block).positions() * blocks.channel_block;
-    int64_t grads = blocks.row_block * job.w.positions * kColumns<T>;  // of one panel
-    return (padded + kRows + grads + blocks.size(job)) * sizeof(T);
+    int64_t padded = Blocks::block(job, blocks.row_block).positions() * blocks.channel_block;
+    return (padded + kRows + grads_size(job, blocks)) * sizeof(E) + blocks.size(job) * sizeof(T);
   }
 
   static void run(const WeightJob& job, int64_t task, void* scratch) {
@@ -117,8 +134,8 @@ struct DirectWeight {
     int64_t owner = task / job.splits, split = task % job.splits;
     Place place(job, blocks, owner);
     T* sums = static_cast<T*>(scratch);
-    T* grads = sums + blocks.size(job);
-    T* padded = grads + blocks.row_block * job.w.positions * kColumns<T>;
+    E* grads = reinterpret_cast<E*>(sums + blocks.size(job));
+    E* padded = grads + grads_size(job, blocks);
     if (job.splits > 1) sums = static_cast<T*>(job.partial) + task * blocks.size(job);
     clear(sums, 1, place.panels * place.channels * blocks.taps * kColumns<T>);
     const S* input = static_cast<const S*>(job.input.data) +
@@ -132,15 +149,22 @@ struct DirectWeight {
     for (int64_t unit = units * split / job.splits; unit < units * (split + 1) / job.splits;
          ++unit) {
       int64_t n = place.segment * job.batch + unit / blocks.row_blocks(job);
-      int64_t row = unit % blocks.row_blocks(job) * blocks.row_block;
-      int64_t rows = least(blocks.row_block, job.h.positions - row);
-      PaddedBlock block(job.h, job.w, rows);
-      fill_padded(block, job.h.base[row] + block.low_h, input + n * job.input.n, job.input, job.h,
-                  job.w, place.channels, padded, place.channels, input_end);
+      int64_t row = blocks.row(unit % blocks.row_blocks(job)), count = blocks.count(row);
+      int64_t pair = count > 1 ? kNumbers<E> : 1;  // rows of an element
+      PaddedBlock block = Blocks::block(job, count);
+      const S* sample = input + n * job.input.n;
+      auto input_row = [&](int64_t v) {
+        if (!block.is_read(job.h, v - job.h.base[row], pair * job.h.step))
+          return Source<S, E>::unread();
+        int64_t second = pair > 1 ? source_or_none(job.h, v + job.h.step) : -1;
+        return Source<S, E>::lines(sample, job.input.h, source_or_none(job.h, v), second);
+      };
+      fill_padded(block, job.h.base[row] + block.low_h, input_row, job.input.c, job.input.w, job.w,
+                  place.channels, padded, place.channels, input_end);
       for (int64_t panel = 0; panel < place.panels; ++panel) {
-        pack_grads(job, place.panel + panel, rows, grad + n * job.grad.n + row * job.grad.h, grads,
-                   grad_end);
-        add_products(job, blocks, place, block, padded, row, rows, grads,
+        pack_grads(job, place.panel + panel, count / pair, pair,
+                   grad + n * job.grad.n + row * job.grad.h, grads, grad_end);
+        add_products(job, blocks, place, block, padded, row, count / pair, pair, grads,
                      columns_of(job, place.panel + panel),
                      sums + panel * place.channels * blocks.taps * kColumns<T>);
       }
@@ -184,31 +208,40 @@ struct DirectWeight {
     return least(kColumns<T>, job.filters - panel * kColumns<T>);
   }
 
-  // Gradients of some rows to [position][column of the panel]; behind the columns lie zeros.
-  static void pack_grads(const WeightJob& job, int64_t panel, int64_t rows, const S* grad, T* to,
-                         const S* end) {
+  static int64_t grads_size(const WeightJob& job, const Blocks& blocks) {  // of one panel
+    return elements<E>(blocks.row_block) * job.w.positions * kColumns<E>;
+  }
+
+  // Gradients of some rows to [position][column of the panel]; behind the columns lie zeros. `rows`
+  // and positions are elements, of `pair` rows each.
+  static void pack_grads(const WeightJob& job, int64_t panel, int64_t rows, int64_t pair,
+                         const S* grad, E* to, const S* end) {
     int64_t columns = columns_of(job, panel), width = job.w.positions;
     if (columns < kColumns<T>) clear(to, 1, rows * width * kColumns<T>);
     grad += panel * kColumns<T> * job.grad.c;
-    for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>, grad += job.grad.h)
+    for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>) {
+      Source<S, E> row =
+          Source<S, E>::lines(grad, job.grad.h, i * pair, pair > 1 ? i * pair + 1 : -1);
       if (job.grad.c != 1)
-        copy_turned(grad, job.grad, columns, width, to, kColumns<T>, end);
+        copy_turned(row, job.grad.c, job.grad.w, columns, width, to, kColumns<T>, end);
       else
         for (int64_t j = 0; j < width; ++j)
-          copy(to + j * kColumns<T>, 1, grad + j * job.grad.w, 1, columns);
+          copy(to + j * kColumns<T>, 1, row + j * job.grad.w, 1, columns);
+    }
   }
 
   // Adds one panel's products over a block of rows, chain by chain.
   static void add_products(const WeightJob& job, const Blocks& blocks, const Place& place,
-                           const PaddedBlock& block, const T* padded, int64_t row, int64_t rows,
-                           const T* grads, int64_t columns, T* sums) {
-    int64_t line = job.h.step * block.width * place.channels, step = job.w.step * place.channels;
+                           const PaddedBlock& block, const E* padded, int64_t row, int64_t rows,
+                           int64_t pair, const E* grads, int64_t columns, T* sums) {
+    int64_t step = job.w.step * place.channels;
+    int64_t line = pair * job.h.step * block.width * place.channels;
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
     int64_t together = span == job.w.taps - 1 ? job.w.taps : 1;
     if (place.channels < job.channels) together = 1;
     int64_t run = together * place.channels;  // neighbours in the block and in the sums
     int64_t tile = quotient_up(run, quotient_up(run, kRows));
-    auto multiply = columns > lanes ? weight_tile_of<T, 2> : weight_tile_of<T, 1>;
+    auto multiply = columns > lanes ? weight_tile_of<E, 2> : weight_tile_of<E, 1>;
     bool skips = job.h.padding == Padding::zeros && finite(grads, rows * job.w.positions);
     for (int64_t i = 0; i < rows; i += blocks.chain) {
       int64_t height = least(blocks.chain, rows - i);
@@ -219,12 +252,12 @@ struct DirectWeight {
           // Positions that meet the input, or all for the products of zeros with a NaN or Inf.
           int64_t top = i, bottom = i + height, left = 0, right = job.w.positions;
           if (skips) {
-            top = most(top, job.h.inner[r].first - row);
-            bottom = least(bottom, job.h.inner[r].second - row);
+            top = most(top, (job.h.inner[r].first - row) / pair);
+            bottom = least(bottom, quotient_up(job.h.inner[r].second - row, pair));
           }
           if (skips && together == 1) left = job.w.inner[s].first, right = job.w.inner[s].second;
-          const T* at = padded + tap * place.channels + top * line + left * step;
-          const T* with = grads + (top * job.w.positions + left) * kColumns<T>;
+          const E* at = padded + tap * place.channels + top * line + left * step;
+          const E* with = grads + (top * job.w.positions + left) * kColumns<T>;
           T* to = sums + (r * job.w.taps + s) * place.channels * kColumns<T>;
           for (int64_t m = 0; m < run && top < bottom && left < right; m += tile)
             multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step, with,
@@ -233,10 +266,10 @@ struct DirectWeight {
     }
   }
 
-  static bool finite(const T* values, int64_t positions) {
-    V special = {};
-    for (int64_t i = 0; i < positions * kColumns<T>; i += lanes) special += load<T>(values + i) * 0;
-    return !any_nan<T>(special);
+  static bool finite(const E* values, int64_t positions) {
+    Special<E> special;
+    for (int64_t i = 0; i < positions * kColumns<T>; i += lanes) special.see(load<E>(values + i));
+    return !special.any();
   }
 
   static void store_sums(const WeightJob& job, const Blocks& blocks, const Place& place,

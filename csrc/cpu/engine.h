@@ -139,13 +139,15 @@ struct Engine {
 struct InstructionSet {
   const char* name;
   bool (*supported)();
-  Engine f32, f64, bf16, f16;
+  const Engine *f32, *f64, *bf16, *f16;
   const struct PoolEngine* pooling;  // pooling.h; a table of all its types
 };
 
 extern const InstructionSet baseline_instruction_set;
 #if defined(__x86_64__)
-extern const InstructionSet avx2_instruction_set, avx512_instruction_set;
+extern const InstructionSet avx2_instruction_set, avx512_instruction_set,
+    avx512_bf16_instruction_set;
+extern const Engine avx512_f32_engine, avx512_f64_engine, avx512_f16_engine;
 #endif
 
 // The best instruction set that this processor has, or the one that TORCH_FULLCONV_ISA names.

@@ -5,6 +5,9 @@
 //     FULLCONV_TILE_ROWS      rows of a tile that fill its registers
 //     FULLCONV_SUPPORTED      whether this processor has it
 //
+// and, if it has vdpbf16ps, FULLCONV_BF16_PAIRS. Then its engine for bfloat16 is its own, the
+// others are those of FULLCONV_OTHERS.
+//
 // All code below has internal linkage: an inline function shared between instruction sets
 // would be merged by the linker, and the copy it keeps may hold instructions the processor lacks.
 
@@ -18,6 +21,7 @@ namespace {
 
 #include "scalars.inl"
 #include "vectors.inl"
+#include "elements.inl"
 #include "tile.inl"
 #include "pack.inl"
 #include "filter_panels.inl"
@@ -114,8 +118,18 @@ constexpr PoolEngine make_float_pool_engine() {
                           Pooling::average, Pooling::average_adjoint>();
 }
 
+bool supported() { return FULLCONV_SUPPORTED; }
+
+}  // namespace
+
+#define FULLCONV_ENGINE(type) FULLCONV_JOIN(FULLCONV_NAME, _##type##_engine)
+#ifndef FULLCONV_OTHERS
+#define FULLCONV_OTHERS FULLCONV_NAME
+extern const Engine FULLCONV_ENGINE(f32) = make_engine<float>();
+extern const Engine FULLCONV_ENGINE(f64) = make_engine<double>();
+extern const Engine FULLCONV_ENGINE(f16) = make_engine<Half>();
 // In Element's order.
-constexpr PoolEngine pool_engines[kElements] = {
+extern const PoolEngine FULLCONV_JOIN(FULLCONV_NAME, _pool_engines)[kElements] = {
     make_float_pool_engine<float>(),
     make_float_pool_engine<double>(),
     make_float_pool_engine<BFloat16>(),
@@ -126,19 +140,17 @@ constexpr PoolEngine pool_engines[kElements] = {
     make_pool_engine<int32_t, Pooling::max, Pooling::max_indices>(),
     make_pool_engine<int64_t, Pooling::max, Pooling::max_indices, Pooling::average>(),
 };
-
-bool supported() { return FULLCONV_SUPPORTED; }
-
-}  // namespace
+#endif
+extern const Engine FULLCONV_ENGINE(bf16) = make_engine<BFloat16>();
 
 extern const InstructionSet FULLCONV_JOIN(FULLCONV_NAME, _instruction_set) = {
     FULLCONV_STRING(FULLCONV_NAME),
     supported,
-    make_engine<float>(),
-    make_engine<double>(),
-    make_engine<BFloat16>(),
-    make_engine<Half>(),
-    pool_engines,
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f32_engine),
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f64_engine),
+    &FULLCONV_ENGINE(bf16),
+    &FULLCONV_JOIN(FULLCONV_OTHERS, _f16_engine),
+    FULLCONV_JOIN(FULLCONV_OTHERS, _pool_engines),
 };
 
 }  // namespace fullconv

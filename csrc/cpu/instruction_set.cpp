@@ -12,7 +12,7 @@ namespace {
 const InstructionSet& choose() {
   const InstructionSet* all[] = {
 #if defined(__x86_64__)
-      &avx512_instruction_set, &avx2_instruction_set,
+      &avx512_bf16_instruction_set, &avx512_instruction_set, &avx2_instruction_set,
 #endif
       &baseline_instruction_set};
   const char* wanted = std::getenv("TORCH_FULLCONV_ISA");

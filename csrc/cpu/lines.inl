@@ -52,6 +52,12 @@ inline int64_t shown_source(const AxisMap& axis, int64_t index) {
   return index >= 0 && index < axis.limit ? index : shown_index(index, axis.limit, axis.padding);
 }
 
+// An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
+inline int64_t source_or_none(const AxisMap& axis, int64_t index) {
+  int64_t shown = shown_source(axis, index);
+  return shown < axis.limit ? shown : -1;
+}
+
 // Line i of one channel: what its virtual row shows, phase by phase.
 template <class S, class T>
 void fill_line(const LineLayout& layout, int64_t i, const S* channel, const View& strides,

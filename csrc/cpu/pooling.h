@@ -68,4 +68,8 @@ struct PoolEngine {
   PoolWay pool[kPoolings][kPoolWays];
 };
 
+#if defined(__x86_64__)
+extern const PoolEngine avx512_pool_engines[kElements];
+#endif
+
 }  // namespace fullconv

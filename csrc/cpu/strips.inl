@@ -42,12 +42,6 @@ struct Place {
   int64_t y, x, rows, columns, step_y, step_x;
 };
 
-// An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
-inline int64_t source_or_none(const AxisMap& axis, int64_t index) {
-  int64_t shown = shown_source(axis, index);
-  return shown < axis.limit ? shown : -1;
-}
-
 template <class S, class T>
 inline void load_pixel(const S* from, int64_t stride, int64_t channels, T* to) {
   constexpr int64_t lanes = Vector<T>::lanes;

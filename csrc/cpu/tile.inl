@@ -36,6 +36,15 @@ struct Strided {
   const T* at(int64_t k) const { return data + k * line; }
 };
 
+// f(sum, row, vector) for all sums of a tile. Unrolled, so that none ever lies in memory.
+template <int ROWS, int VECTORS, class V, class F>
+inline void for_sums(V (&sum)[ROWS][VECTORS], F f) {
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; ++v) f(sum[i][v], i, v);
+}
+
 template <class T, Rows LAYOUT, int ROWS, int VECTORS, class B>
 void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool add) {
   using V = typename Vector<T>::type;
@@ -52,11 +61,9 @@ void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool a
     for (int i = 0; i < ROWS; ++i)
       for (int v = 0; v < VECTORS; ++v) sum[i][v] += a[i * row] * columns[v];
   }
-  for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) {
-      V* to = reinterpret_cast<V*>(c + i * ldc + v * lanes);
-      *to = add ? *to + sum[i][v] : sum[i][v];
-    }
+  auto place = [&](int i, int v) { return c + i * ldc + v * lanes; };
+  if (add) for_sums(sum, [&](V& value, int i, int v) { value += load<T>(place(i, v)); });
+  for_sums(sum, [&](V& value, int i, int v) { store<T>(value, place(i, v)); });
 }
 
 // One instance for each number of rows that a block can leave over.

@@ -132,10 +132,3 @@ inline const S* end_of(const View& view, int64_t n, int64_t c, int64_t h, int64_
   return static_cast<const S*>(view.data) + (n - 1) * view.n + (c - 1) * view.c + (h - 1) * view.h +
          (w - 1) * view.w + 1;
 }
-
-template <class T>
-inline bool any_nan(typename Vector<T>::type values) {
-  bool any = false;
-  for (int64_t lane = 0; lane < Vector<T>::lanes; ++lane) any |= values[lane] != values[lane];
-  return any;
-}

@@ -141,11 +141,11 @@ struct Winograd {
     Blocks blocks(job);
     double depth = 1.0 * round_up(job.depth, lanes) / lanes;
     double rows = 1.0 * round_up(job.rows, lanes) / lanes;
-    double transforms = 600 * (depth * blocks.row_blocks + rows);
+    double transforms = 600 * (depth * quotient_up(job.rows, Blocks::kFilterRows) + rows);
     double winograd =
         blocks.image.count() * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
     double direct = terms_of(job.h) * terms_of(job.w) * job.depth * (rows + 1);
-    return winograd < direct;
+    return winograd < direct / kNumbers<typename Element<S>::type>;
   }
 
   // Tap r of the filter, in the order of the source.

@@ -144,7 +144,7 @@ struct WinogradWeight {
     double winograd = blocks.tiles * (all * job.channels * filters + transforms) +
                       350 * splits(job) * job.channels * filters;
     double direct = job.batch * terms_of(job.h) * terms_of(job.w) * job.channels * (filters + 1);
-    return winograd < direct;
+    return winograd < direct / kNumbers<typename Element<S>::type>;
   }
 
   static int64_t line(const WeightJob& job) { return round_up(job.filters, lanes); }

@@ -1,0 +1,31 @@
+// The engine for AVX-512 with products of pairs of bfloat16 (vdpbf16ps), for bfloat16 alone.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "engine.h"
+#include "pooling.h"
+
+#define FULLCONV_NAME avx512_bf16
+#define FULLCONV_OTHERS avx512
+#define FULLCONV_BF16_PAIRS
+#define FULLCONV_VECTOR_BYTES 64
+#define FULLCONV_TILE_ROWS 14
+#define FULLCONV_SUPPORTED \
+  (__builtin_cpu_supports("avx512bf16") && avx512_instruction_set.supported())
+
+// From here on, headers are done: what follows is for this instruction set alone.
+#if defined(__clang__)
+#pragma clang attribute push(                                                              \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,bmi,bmi2"))), \
+    apply_to = function)
+#else
+#pragma GCC target( \
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,bmi,bmi2,prefer-vector-width=512")
+#endif
+
+#include "engine.inl"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

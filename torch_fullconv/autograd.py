@@ -124,6 +124,8 @@ class _Operation(Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
+        if type(args[0]) is not Tensor:
+            ops.prepare(args[0])
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return super().apply(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):

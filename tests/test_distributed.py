@@ -254,6 +254,21 @@ def fully_sharded(model: nn.Module) -> nn.Module:
     return model
 
 
+def converted_after_it_was_sharded(mesh: DeviceMesh) -> None:
+    """Layers in a module that FSDP wraps are converted; a layer that it wraps is left and named."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    x = random(2, 3, 9, 9, seed=6)
+    expected = model(x)
+    fully_shard(model[1])
+    fully_shard(model)
+    with pytest.warns(UserWarning, match=r"FSDPConv2d \(1\)"):
+        tfc.convert(model)
+    assert type(model[0]) is tfc.Conv2d
+    assert not isinstance(model[1], tfc.Conv2d)
+    torch.testing.assert_close(model(x), expected)
+
+
 def compiled(model: nn.Module) -> nn.Module:
     return torch.compile(DistributedDataParallel(model), backend="aot_eager")
 
@@ -279,6 +294,7 @@ CHECKS |= {
         per_sample_gradients,
         second_derivatives,
         two_layers_share_one_sum,
+        converted_after_it_was_sharded,
     )
 }
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from . import functional
 from .algorithms import algorithm
 from .convert import convert, revert
+from .enabled import enabled
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
 __version__ = version("torch_fullconv")
@@ -17,6 +18,7 @@ __all__ = [
     "__version__",
     "algorithm",
     "convert",
+    "enabled",
     "functional",
     "revert",
 ]

@@ -33,7 +33,7 @@ def test_there_are_rows():
 def test_each_row_names_a_test(row):
     assert len(row) == 4
     assert row[2], "says what ours does"
-    named = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", row[3])
+    named = re.findall(r"`(tests/(?:models/)?test_\w+\.py)::(test_\w+)`", row[3])
     assert named
     for file, name in named:
         assert functions_of(file).count(name) == 1, f"{file} has no test {name}"

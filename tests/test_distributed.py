@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.placement_types import Placement
 
 RANKS = 2
-TIME_LIMIT = timedelta(seconds=120)
+TIME_LIMIT = timedelta(seconds=300)
 LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
 WHOLE, TERM = Replicate(), Partial()
 
@@ -269,8 +270,24 @@ def converted_after_it_was_sharded(mesh: DeviceMesh) -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    return torch.compile(DistributedDataParallel(model), backend="aot_eager")
+def compiled(wrap: Callable[[nn.Module], nn.Module], model: nn.Module) -> nn.Module:
+    return torch.compile(wrap(model), backend="aot_eager")
+
+
+def two_cuts_at_once(mesh: DeviceMesh) -> None:
+    """Each dimension of a mesh may cut an index; one of the two has a single process here."""
+    x, weight = random(4, 6, 9, 8, seed=0), random(4, 6, 3, 3, seed=1)
+    expected = tfc.functional.conv2d(x, weight)
+    for shape in ((1, RANKS), (RANKS, 1)):
+        plane = init_device_mesh("cpu", shape)
+        for one, other in product(CUTS["conv2d"].values(), repeat=2):
+            cut_x = distribute_tensor(x, plane, [one[0], other[0]])
+            cut_weight = distribute_tensor(weight, plane, [one[1], other[1]])
+            with CommDebugMode() as communication:
+                result = tfc.functional.conv2d(cut_x, cut_weight)
+                assert communication.get_total_counts() == 0
+            assert result.placements == (one[3], other[3])
+            torch.testing.assert_close(result.full_tensor(), expected, rtol=1e-5, atol=1e-4)
 
 
 CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
@@ -281,8 +298,11 @@ CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
 }
 CHECKS |= {
     "DistributedDataParallel": partial(compare_data_parallel, wrap=DistributedDataParallel),
-    "DistributedDataParallel, compiled": partial(compare_data_parallel, wrap=compiled),
+    "DistributedDataParallel, compiled": partial(
+        compare_data_parallel, wrap=partial(compiled, DistributedDataParallel)
+    ),
     "fully_shard": partial(compare_data_parallel, wrap=fully_sharded),
+    "fully_shard, compiled": partial(compare_data_parallel, wrap=partial(compiled, fully_sharded)),
 }
 CHECKS |= {
     function.__name__: function
@@ -295,6 +315,7 @@ CHECKS |= {
         second_derivatives,
         two_layers_share_one_sum,
         converted_after_it_was_sharded,
+        two_cuts_at_once,
     )
 }
 

@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+MODELS := .venv-models
 RESULTS := benchmarks/results
 # Folders too: their times tell of files added or taken away.
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train bench figures screenshots docs test lint format wheel clean
+.PHONY: help train bench figures screenshots docs test models lint format wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,16 @@ docs: $(INSTALLED) ## build the documentation in build/site
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
 
+# The library of $(INSTALLED), built for its torch, in a wheel for another.
+models: $(INSTALLED) ## test models of torchvision and timm, under torch 2.14.1
+	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
+	$(MODELS)/bin/pip install torch==2.14.1 torchvision==0.29.1
+	rm -f $(MODELS)/*.whl
+	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir $(MODELS) .
+	$(MODELS)/bin/pip install --force-reinstall --no-deps $(MODELS)/*.whl
+	$(MODELS)/bin/pip install "$$(ls $(MODELS)/*.whl)[models,test]"
+	$(MODELS)/bin/pytest tests/models
+
 lint: $(INSTALLED) ## check style and types, change nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -47,7 +58,7 @@ wheel: $(INSTALLED) ## build a wheel in dist/ for every Python >= 3.10 and torch
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 clean: ## remove all that was built, the virtual environment included
-	rm -rf .venv build dist runs *.egg-info torch_fullconv/*.so
+	rm -rf .venv $(MODELS) build dist runs *.egg-info torch_fullconv/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import torch_fullconv
-from torch_fullconv.autograd import Correlate
+from torch_fullconv.autograd import ChannelSum, Correlate
 
 
 def stack(results: list) -> Tensor | tuple[Tensor, ...]:
@@ -105,11 +105,6 @@ def backward(f: Callable) -> Callable:
     return pulled
 
 
-FORWARD_TWICE = pytest.mark.xfail(
-    strict=True, reason="torch.func's forward over forward drops an autograd.Function's (pt#197867)"
-)
-
-
 @pytest.mark.parametrize(
     "modes",
     [
@@ -117,8 +112,8 @@ FORWARD_TWICE = pytest.mark.xfail(
         (forward, backward, backward),
         (backward, forward, backward),
         (backward, backward, forward),
-        pytest.param((forward, forward), marks=FORWARD_TWICE),
-        pytest.param((forward, backward, forward), marks=FORWARD_TWICE),
+        (forward, forward, forward),
+        (forward, backward, forward),
     ],
     ids=lambda modes: "_".join(mode.__name__ for mode in modes),
 )
@@ -132,6 +127,32 @@ def test_higher_orders_are_stocks(modes, xfb):
         found.append(f(*xfb))
     assert found[1].abs().max() > 1
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=ident)
+def test_forward_over_forward(operation, layer):
+    """Along a line each operation is a polynomial of degree 2: its second difference is exact."""
+    function, shapes = function_of(operation, LAYERS[layer])
+    start = random(shapes)
+    direction = [t.cos() for t in start]
+
+    def along(t: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return function(*(s + t * d for s, d in zip(start, direction, strict=True)))
+
+    def slope(f: Callable) -> Callable:
+        return lambda t: jvp(f, (t,), (torch.ones_like(t),))[1]
+
+    def flat(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return torch.cat(
+            [r.flatten() for r in ([result] if isinstance(result, Tensor) else result)]
+        )
+
+    zero = torch.zeros((), dtype=start[0].dtype)
+    before, here, after = (flat(along(zero + h)) for h in (-1, 0, 1))
+    found = flat(slope(slope(along))(zero))
+    assert operation is ChannelSum or found.abs().max() > 1
+    torch.testing.assert_close(found, after - 2 * here + before)
 
 
 def test_functional_call_and_grad_are_stocks():

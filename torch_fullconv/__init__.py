@@ -5,6 +5,7 @@ from importlib.metadata import version
 from . import functional
 from .algorithms import algorithm
 from .convert import convert, revert
+from .enabled import enabled
 from .explanation import explain
 from .modules import (
     AvgPool2d,
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "algorithm",
     "convert",
+    "enabled",
     "explain",
     "functional",
     "revert",

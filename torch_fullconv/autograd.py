@@ -20,6 +20,8 @@ refuses a jvp, and under torch.func it loses the backward without a word.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +43,26 @@ def _add(*terms: Tensor | None) -> Tensor | None:
 
 def _segments(filter: Tensor) -> int | None:
     return filter.shape[0] if filter.dim() == 5 else None
+
+
+def _differentiable(jvp: Callable[..., Any]) -> Callable[..., Any]:
+    """With `_primals`, a jvp that the forward modes around its own can differentiate.
+
+    PyTorch turns forward mode off for a Function's jvp, and so for all that are around it (issue
+    197867). It does that because saved tensors still have their tangents.
+    """
+
+    @functools.wraps(jvp)
+    def differentiated(ctx: Any, *tangents: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            return jvp(ctx, *tangents)
+
+    return differentiated
+
+
+def _primals(ctx: Any) -> list[Tensor]:
+    """The saved tensors without the tangents that jvp is called for."""
+    return [forward_ad.unpack_dual(tensor, level=0).primal for tensor in ctx.saved_tensors]
 
 
 def _conj(tensor: Tensor | None) -> Tensor | None:
@@ -107,11 +129,15 @@ class _Operation(Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
+        if type(args[0]) is not Tensor:
+            ops.prepare(args[0])
         if transformed():
             return super().apply(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             # As super().apply, which binds the arguments to forward's signature at every call.
             return super(Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
+        if torch.compiler.is_compiling():  # a dual level inside a graph does not show above
+            return super().apply(*args)
         return cls.forward(*args)
 
 
@@ -154,8 +180,9 @@ class Correlate(_Operation):
         return grad_input, grad_filter, ChannelSum.apply(grad) if for_bias else None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_bias: Any, _: Any) -> Tensor | None:
-        input, filter = ctx.saved_tensors
+        input, filter = _primals(ctx)
         return _add(
             None if d_input is None else Correlate.apply(d_input, filter, None, ctx.geometry),
             None if d_filter is None else Correlate.apply(input, d_filter, None, ctx.geometry),
@@ -207,8 +234,9 @@ class FullConvolve(_Operation):
         return grad_grad, grad_filter, ChannelSum.apply(cotangent) if for_bias else None, None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_grad: Any, d_filter: Any, d_bias: Any, *_: Any) -> Tensor | None:
-        grad, filter = ctx.saved_tensors
+        grad, filter = _primals(ctx)
         rest = ctx.geometry, ctx.input_size
         return _add(
             None if d_grad is None else FullConvolve.apply(d_grad, filter, None, *rest),
@@ -257,8 +285,9 @@ class CorrelateWeight(_Operation):
         return grad_input, grad_grad, None, None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Any, d_grad: Any, *_: Any) -> Tensor | None:
-        input, grad = ctx.saved_tensors
+        input, grad = _primals(ctx)
         rest = ctx.geometry, ctx.kernel, ctx.segments
         return _add(
             None if d_input is None else CorrelateWeight.apply(d_input, grad, *rest),
@@ -335,8 +364,9 @@ class Gradients(_Operation):
         return grad_input, grad_filter, grad_grad, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_grad: Any, _: Any) -> tuple[Tensor, Tensor]:
-        input, filter, grad = ctx.saved_tensors
+        input, filter, grad = _primals(ctx)
         size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter))
         to_input, to_filter = torch.zeros_like(input), torch.zeros_like(filter)
         if d_grad is not None:
@@ -384,6 +414,7 @@ class ChannelSum(_Operation):
         return _along_channels(cotangent, ctx.shape)
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_grad: Tensor) -> Tensor:
         return ChannelSum.apply(d_grad)
 

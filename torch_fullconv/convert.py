@@ -6,7 +6,10 @@ parameters, buffers, hooks, sharing, dtype, layout and training mode are not tou
 
 from __future__ import annotations
 
-from typing import TypeVar
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -14,20 +17,25 @@ from torch.nn.utils.parametrize import is_parametrized
 from .modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
 Model = TypeVar("Model", bound=nn.Module)
+Kind = type[nn.Module]
 
-_TWINS: dict[type[nn.Module], type[nn.Module]] = {
+_TWINS: dict[Kind, Kind] = {
     nn.Conv2d: Conv2d,
     nn.ConvTranspose2d: ConvTranspose2d,
     nn.LazyConv2d: LazyConv2d,
     nn.LazyConvTranspose2d: LazyConvTranspose2d,
 }
+_STOCK = {ours: stock for stock, ours in _TWINS.items()}
+_FORWARD = {"forward", "_conv_forward", "__call__"}
 
 
 def convert(model: Model) -> Model:
     """Makes every nn.Conv2d and nn.ConvTranspose2d of a model, or its lazy twin, one of ours.
 
-    In place; layers of a subclass, which may do something else, are left alone. A layer keeps its
-    parametrizations (`torch.nn.utils.parametrize`).
+    In place: a layer keeps all it has, and one that is used twice is still one. A layer of a
+    subclass that does not touch the forward becomes ours and stays an instance of its class. A
+    layer whose class, or whoever replaced its `forward`, computes in another way is left alone
+    (quantisation-aware layers, layers that FSDP wraps): one warning names them all.
 
     Returns:
         The model itself.
@@ -36,7 +44,23 @@ def convert(model: Model) -> Model:
     >>> type(model[0])
     <class 'torch_fullconv.modules.Conv2d'>
     """
-    return _swap(model, _TWINS)
+    left: dict[str, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        kind = type(module)
+        if issubclass(kind, tuple(_TWINS)) and not issubclass(kind, tuple(_STOCK)):
+            twin = None if _FORWARD & vars(module).keys() else _twin(module, _ours)
+            if twin is None:
+                left[kind.__name__].append(name or "the model itself")
+            else:
+                module.__class__ = twin
+    if left:
+        warnings.warn(
+            "torch_fullconv.convert leaves layers alone that compute in a way of their own: "
+            + "; ".join(f"{name} ({', '.join(names)})" for name, names in left.items())
+            + ". `with torch_fullconv.enabled():` reaches the convolutions that they call.",
+            stacklevel=2,
+        )
+    return model
 
 
 def revert(model: Model) -> Model:
@@ -45,16 +69,55 @@ def revert(model: Model) -> Model:
     >>> type(revert(convert(nn.Conv2d(3, 8, 3))))
     <class 'torch.nn.modules.conv.Conv2d'>
     """
-    return _swap(model, {ours: stock for stock, ours in _TWINS.items()})
-
-
-def _swap(model: Model, twins: dict[type[nn.Module], type[nn.Module]]) -> Model:
     for module in model.modules():
-        kind = type(module)
-        if kind in twins:
-            module.__class__ = twins[kind]
-        elif is_parametrized(module) and kind.__bases__[0] in twins:
-            # parametrize made a class for this module, its parametrized parameters as properties.
-            # A copy of the module shares that class, so it is not changed, but made once more.
-            module.__class__ = type(kind.__name__, (twins[kind.__bases__[0]],), dict(vars(kind)))
+        if isinstance(module, tuple(_STOCK)) and (twin := _twin(module, _stocks)):
+            module.__class__ = twin
     return model
+
+
+def _twin(module: nn.Module, twin_of: Callable[[Kind], Kind | None]) -> Kind | None:
+    """What takes the place of the module's class; None where nothing does."""
+    kind = type(module)
+    if not is_parametrized(module):
+        return twin_of(kind)
+    # parametrize made a class for this module, its parametrized parameters as properties. A copy
+    # of the module shares that class, so it is not changed, but made once more.
+    base = twin_of(kind.__bases__[0])
+    return None if base is None else type(kind.__name__, (base,), dict(vars(kind)))
+
+
+def _ours(kind: Kind) -> Kind | None:
+    if kind in _TWINS:
+        return _TWINS[kind]
+    stock = next((base for base in kind.__mro__ if base in _TWINS), None)
+    if stock is None:
+        return None
+    own = kind.__mro__[: kind.__mro__.index(stock)]
+    if not all(issubclass(base, stock) and not _FORWARD & vars(base).keys() for base in own):
+        return None
+    if kind not in _joined:
+        _joined[kind] = _join(kind, _TWINS[stock])
+    return _joined[kind]
+
+
+def _stocks(kind: Kind) -> Kind | None:
+    return _STOCK.get(kind) or next((own for own, made in _joined.items() if made is kind), None)
+
+
+_joined: dict[Kind, Kind] = {}  # subclasses of stock's, and what `_join` made of them
+
+
+def _join(kind: Kind, ours: Kind) -> Kind:
+    """A class like `kind`, with the forward of ours; it is pickled as what it was made of."""
+
+    def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+        return _new_joined, (kind,), *object.__reduce_ex__(self, max(protocol, 2))[2:]
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind, ours), {**names, "__reduce_ex__": reduce})
+
+
+def _new_joined(kind: Kind) -> nn.Module:
+    joined = _ours(kind)
+    assert joined is not None
+    return joined.__new__(joined)

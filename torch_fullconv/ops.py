@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +77,13 @@ def _check_whole(library: Path) -> None:
 _load_library()
 
 _ops = torch.ops.torch_fullconv
+
+
+def prepare(tensor: Tensor) -> None:
+    """Registers the sharding rules if the tensor is a DTensor; that module costs a second."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is not None and isinstance(tensor, distributed.DTensor):
+        from . import sharding  # noqa: F401
 
 
 def correlate(input: Tensor, filter: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

@@ -4,24 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "../geometry.h"
+#include "../arrays.h"
 
 namespace fullconv {
-
-enum class Dtype { f32, f64, bf16, f16, c64, c128 };
-
-struct Array {  // a 4-D tensor, N C H W or K C R S (behind a segment axis); strides count elements
-  void* data;
-  int64_t size[4], stride[4];
-  int64_t segment_stride;
-};
-
-struct Geometry {
-  int64_t groups;
-  Axis h, w;
-  Algorithm algorithm;
-};
-
 namespace cpu {
 
 // result = correlation of input and filter (+ bias), with one filter for each of `segments` parts

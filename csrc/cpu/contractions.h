@@ -6,8 +6,7 @@
 
 #include "../arrays.h"
 
-namespace fullconv {
-namespace cpu {
+namespace fullconv::cpu {
 
 // result = correlation of input and filter (+ bias), with one filter for each of `segments` parts
 // of the batch.
@@ -32,5 +31,4 @@ Ways ways(Dtype, const Geometry&, int64_t segments, const Array& input, const Ar
 // result[k] = sum of grad over everything but its channels.
 void channel_sum(Dtype, const Array& grad, void* result);
 
-}  // namespace cpu
-}  // namespace fullconv
+}  // namespace fullconv::cpu

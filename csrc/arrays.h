@@ -22,4 +22,16 @@ struct Geometry {
   Algorithm algorithm;
 };
 
+// A tensor as scalars: strides count real scalars, also for complex tensors.
+struct View {
+  void* data;
+  int64_t n, c, h, w;
+};
+
+// A filter as scalars; its rows become the result's channels.
+struct FilterView {
+  const void* data;
+  int64_t segment, group, row, depth, r, s;  // strides
+};
+
 }  // namespace fullconv

@@ -1,0 +1,28 @@
+// What the host side of a contraction needs of kernels.inl: its functions for one storage type.
+#pragma once
+
+#include "correlate.cuh"
+
+namespace fullconv::cuda {
+
+// A kernel among those that compute the same: the unit, which index of the source its tiles lie
+// along, whether they are copied 16 bytes at once.
+struct Way {
+  bool tensor_cores;
+  bool along_channels;  // else positions
+  bool vectors;
+};
+
+struct Kernels {
+  cudaError_t (*pack_filter)(CorrelateJob, cudaStream_t);
+  cudaError_t (*correlate)(CorrelateJob, const Way&, cudaStream_t);
+};
+
+extern const Kernels kernels_f32, kernels_f64, kernels_bf16, kernels_f16;
+
+// Rows of a kernel's tiles: the smaller ones where half of a larger one would be idle.
+inline int64_t tile_rows(int64_t rows) { return rows <= 32 ? 32 : 128; }
+
+constexpr int64_t kMostDepth = 32;  // of any tile
+
+}  // namespace fullconv::cuda

@@ -1,8 +1,9 @@
 """Builds the native libraries in torch_fullconv/; all metadata is in pyproject.toml.
 
 _C.abi3.so is for the CPU. _C_cuda.abi3.so has the CUDA kernels. It is built where nvcc is found, for
-any torch (its GPU or even its CUDA need not be there); TORCH_FULLCONV_CUDA=0 leaves it out, and with
-1 there is an error where it cannot be built. TORCH_CUDA_ARCH_LIST names other architectures.
+any torch (its GPU or even its CUDA need not be there); TORCH_FULLCONV_CUDA=0 leaves it out, with 1
+there is an error where it cannot be built, and 'only' builds nothing else. TORCH_CUDA_ARCH_LIST names
+other architectures.
 
 The libraries speak only the LibTorch stable ABI (torch >= 2.10) and the limited Python API
 (Python >= 3.10), so one build serves every later version of both.
@@ -51,7 +52,7 @@ CXX_FLAGS = [
     "-Wno-psabi",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 
 
 def files(*patterns: str) -> list[str]:
@@ -70,8 +71,8 @@ def find_toolkit() -> Path | None:
     for home in homes:  # a wrapper of nvcc in the search path tells nothing of the toolkit
         if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime_api.h").exists():
             return home
-    if WANTED == "1":
-        sys.exit("torch_fullconv: TORCH_FULLCONV_CUDA=1, but no CUDA toolkit; set CUDA_HOME to it.")
+    if WANTED in ("1", "only"):
+        sys.exit("torch_fullconv: no nvcc is found for the CUDA kernels; set CUDA_HOME to its toolkit.")
     return None
 
 
@@ -102,7 +103,7 @@ class BuildLibraries(BuildExtension):
         objects = {s: str((folder / s).with_suffix(".cuda.o")) for s in files("cuda/*.cu")}
         command = [str(TOOLKIT / "bin/nvcc"), "-ccbin", get_cxx_compiler(), *NVCC_FLAGS]
         command += [*architecture_flags(), "-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
-        rules = ["rule nvcc", "  command = " + " ".join(command), "  depfile = $out.d"]
+        rules = [f"builddir = {folder}", "rule nvcc", "  command = " + " ".join(command), "  depfile = $out.d"]
         rules += [f"build {object}: nvcc {ROOT / s}" for s, object in objects.items()]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kernels.ninja").write_text("\n".join(rules) + "\n")
@@ -139,12 +140,12 @@ if TOOLKIT:
                 *("-l:libcudart_static.a", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"),
             ],
             py_limited_api=True,
-            optional=WANTED != "1",
+            optional=WANTED not in ("1", "only"),
         )
     )
 
 setup(
-    ext_modules=libraries,
+    ext_modules=libraries[1:] if WANTED == "only" else libraries,
     cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

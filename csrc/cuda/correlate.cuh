@@ -49,16 +49,6 @@ struct CorrelateJob {
   int64_t most_positions() const { return h.most_positions() * w.most_positions(); }
 };
 
-// What the number of a block, or of a packed element, says about it: the innermost count first.
-struct Digits {
-  int64_t rest;
-  __device__ int64_t next(int64_t count) {
-    int64_t digit = rest % count;
-    rest /= count;
-    return digit;
-  }
-};
-
 // Reads the filter's element of a row and a term, in the real product that stands for a complex
 // one.
 template <class S>

@@ -3,6 +3,7 @@
 
 #include "correlate.cuh"
 #include "correlate_weight.cuh"
+#include "fold.cuh"
 
 namespace fullconv::cuda {
 
@@ -15,10 +16,14 @@ struct Way {
 };
 
 struct Kernels {
-  cudaError_t (*pack_filter)(CorrelateJob, cudaStream_t);
-  cudaError_t (*correlate)(CorrelateJob, const Way&, cudaStream_t);
-  cudaError_t (*correlate_weight)(WeightJob, const Way&, cudaStream_t);
-  cudaError_t (*reduce_splits)(WeightJob, cudaStream_t);
+  cudaError_t (*pack_filter)(const CorrelateJob&, cudaStream_t);
+  cudaError_t (*correlate)(const CorrelateJob&, const Way&, cudaStream_t);
+  cudaError_t (*correlate_weight)(const WeightJob&, const Way&, cudaStream_t);
+  cudaError_t (*reduce_splits)(const WeightJob&, cudaStream_t);
+  cudaError_t (*depthwise)(CorrelateJob, bool along_channels, cudaStream_t);
+  cudaError_t (*depthwise_weight)(WeightJob, bool along_channels, cudaStream_t);
+  cudaError_t (*channel_sum)(WeightJob, bool along_channels, cudaStream_t);
+  cudaError_t (*fold_padding)(const FoldJob&, cudaStream_t);
 };
 
 extern const Kernels kernels_f32, kernels_f64, kernels_bf16, kernels_f16;

@@ -2,6 +2,7 @@
 #include "launch.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "../views.h"
@@ -145,6 +146,12 @@ Way way_of(const WeightJob& job, int64_t scalar, bool tensor_cores) {
           aligned_rows(job.input, scalar, job.w) && aligned_rows(job.grad, scalar, job.grad_w)};
 }
 
+// A few channels for each of several groups: what they multiply would leave tiles nearly empty.
+template <class JOB>
+bool narrow_groups(const JOB& job, int64_t depth, int64_t rows) {
+  return job.groups > 1 && job.components == 1 && depth * rows <= 8;
+}
+
 bool takes_tensor_cores(const Context& context, Dtype dtype) {
   return scalar_size(dtype) == 2 || (context.allow_tf32 && dtype == Dtype::f32);
 }
@@ -152,16 +159,30 @@ bool takes_tensor_cores(const Context& context, Dtype dtype) {
 const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
   for (const Phases* phases : {&job.h, &job.w})
     for (int i = 0; i < phases->count; ++i) FULLCONV_TRY(check_reach(phases->axis[i]));
+  const Kernels& kernels = kernels_of(dtype);
+  if (narrow_groups(job, job.depth, job.rows))
+    return message(kernels.depthwise(job, job.result.c == 1, stream_of(context)));
   if (job.phases() == 1) join_rows(job.h.axis[0], job.w.axis[0], job.source, job.result);
   int64_t rows = job.rows * job.components, taps = job.h.most_taps() * job.w.most_taps();
   job.pitch = round_up(rows, tile_rows(rows));
   job.terms = round_up(taps * job.components * job.depth, kMostDepth);
   int64_t filters = job.segments * job.groups * job.phases(), scalar = scalar_size(dtype);
   job.filter = context.allocate(filters * job.terms * job.pitch * scalar);
-  const Kernels& kernels = kernels_of(dtype);
   FULLCONV_TRY(message(kernels.pack_filter(job, stream_of(context))));
   Way way = way_of(job, scalar, takes_tensor_cores(context, dtype));
   return message(kernels.correlate(job, way, stream_of(context)));
+}
+
+// Splits for some blocks on each multiprocessor, `blocks` a split and segment, if each has enough
+// to add; and memory for their sums.
+void split(const Context& context, WeightJob& job, int64_t blocks) {
+  constexpr int64_t wanted_blocks = 512, least_positions = 256;
+  int64_t positions =
+      quotient_up(job.positions(), quotient_up(wanted_blocks, blocks * job.segments));
+  job.split_positions = round_up(std::max(positions, least_positions), kMostDepth);
+  job.splits = std::max<int64_t>(1, quotient_up(job.positions(), job.split_positions));
+  int64_t elements = job.splits * job.segments * job.groups * job.rows() * job.terms();
+  job.partial = context.allocate(elements * sizeof(double));
 }
 
 // As few launches as hold all pairs of progressions.
@@ -200,6 +221,44 @@ std::vector<Progression> adjoint(const Axis& axis, bool& leaves_out) {
   return phases;
 }
 
+const char* convolve(const Context& context, Dtype dtype, const Geometry& geometry,
+                     CorrelateJob job) {
+  bool leaves_out = false;
+  std::vector<Progression> h = adjoint(geometry.h, leaves_out);
+  std::vector<Progression> w = adjoint(geometry.w, leaves_out);
+  if (leaves_out)  // what no tap reaches is the bias; the rest is overwritten
+    FULLCONV_TRY(
+        run(context, dtype, job, {unreached(geometry.h.size)}, {unreached(geometry.w.size)}));
+  return run(context, dtype, job, h, w);
+}
+
+// full_convolve for mirrored padding: to the padded size first.
+const char* convolve_and_fold(const Context& context, Dtype dtype, Geometry geometry,
+                              CorrelateJob job, const Array& result) {
+  FoldJob fold{};
+  fold.h = geometry.h, fold.w = geometry.w;
+  for (Axis* axis : {&geometry.h, &geometry.w}) {
+    axis->size += axis->pad_before + axis->pad_after;
+    axis->pad_before = axis->pad_after = 0;
+    axis->padding = Padding::zeros;
+  }
+  int64_t h = geometry.h.size, w = geometry.w.size, samples = result.size[0];
+  int64_t channels = result.size[1], components = job.components;
+  int64_t elements = samples * channels * h * w * components;
+  void* data = context.allocate(elements * (scalar_size(dtype) == 8 ? 8 : 4));
+  fold.padded = job.result.c == 1 ? View{data, h * w * channels, 1, w * channels, channels}
+                                  : View{data, channels * h * w * components, h * w * components,
+                                         w * components, components};
+  fold.result = job.result;
+  fold.bias = std::exchange(job.bias, nullptr);
+  fold.bias_stride = job.bias_stride;
+  fold.samples = samples, fold.channels = channels, fold.components = components;
+  job.result = fold.padded;
+  job.wide_result = true;
+  FULLCONV_TRY(convolve(context, dtype, geometry, job));
+  return message(kernels_of(dtype).fold_padding(fold, stream_of(context)));
+}
+
 }  // namespace
 
 const char* correlate(const Context& context, Dtype dtype, const Geometry& geometry,
@@ -224,18 +283,11 @@ const char* full_convolve(const Context& context, Dtype dtype, const Geometry& g
   Array whole = result, flat_filter = filter;
   if (!bias && flatten(flat, whole, flat_filter))
     return full_convolve(context, dtype, flat, segments, grad, flat_filter, bias, whole);
-  if (geometry.h.padding != Padding::zeros)
-    return "torch_fullconv: no input gradient of mirrored padding on CUDA yet";
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
   CorrelateJob job = make_job(dtype, geometry, segments, grad, rows, bias, result);
-  bool leaves_out = false;
-  std::vector<Progression> h = adjoint(geometry.h, leaves_out);
-  std::vector<Progression> w = adjoint(geometry.w, leaves_out);
-  if (leaves_out)  // what no tap reaches is the bias; the rest is overwritten
-    FULLCONV_TRY(
-        run(context, dtype, job, {unreached(geometry.h.size)}, {unreached(geometry.w.size)}));
-  return run(context, dtype, job, h, w);
+  if (geometry.h.padding == Padding::zeros) return convolve(context, dtype, geometry, job);
+  return convolve_and_fold(context, dtype, geometry, job, result);
 }
 
 const char* correlate_weight(const Context& context, Dtype dtype, const Geometry& geometry,
@@ -251,24 +303,41 @@ const char* correlate_weight(const Context& context, Dtype dtype, const Geometry
   join_rows(job.h, job.w, job.input, job.grad);
   job.grad_h = Progression(job.h.positions), job.grad_w = Progression(job.w.positions);
 
-  // Splits for some blocks on each multiprocessor, if each has enough to add.
-  constexpr int64_t blocks = 512, least_positions = 256;
-  int64_t tiles = quotient_up(job.rows(), tile_rows(job.rows())) *
-                  quotient_up(job.terms(), kMostColumns) * job.groups * job.segments;
-  int64_t positions = quotient_up(job.positions(), quotient_up(blocks, tiles));
-  job.split_positions = round_up(std::max(positions, least_positions), kMostDepth);
-  job.splits = std::max<int64_t>(1, quotient_up(job.positions(), job.split_positions));
-  int64_t elements = job.splits * job.segments * job.groups * job.rows() * job.terms();
-  job.partial = context.allocate(elements * std::max<int64_t>(4, scalar_size(dtype)));
-
   const Kernels& kernels = kernels_of(dtype);
-  Way way = way_of(job, scalar_size(dtype), takes_tensor_cores(context, dtype));
-  FULLCONV_TRY(message(kernels.correlate_weight(job, way, stream_of(context))));
-  return message(kernels.reduce_splits(job, stream_of(context)));
+  cudaStream_t stream = stream_of(context);
+  if (job.channels == 1 && narrow_groups(job, 1, job.filters)) {
+    split(context, job, quotient_up(job.groups * job.filters, 32));
+    bool along_channels = job.input.c == 1 && job.grad.c == 1;
+    FULLCONV_TRY(message(kernels.depthwise_weight(job, along_channels, stream)));
+  } else {
+    split(context, job,
+          quotient_up(job.rows(), tile_rows(job.rows())) * quotient_up(job.terms(), kMostColumns) *
+              job.groups);
+    Way way = way_of(job, scalar_size(dtype), takes_tensor_cores(context, dtype));
+    FULLCONV_TRY(message(kernels.correlate_weight(job, way, stream)));
+  }
+  return message(kernels.reduce_splits(job, stream));
 }
 
-const char* channel_sum(const Context&, Dtype, const Array&, void*) {
-  return "torch_fullconv: no bias gradient on CUDA yet";
+const char* channel_sum(const Context& context, Dtype dtype, const Array& grad, void* result) {
+  if (grad.size[1] == 0) return nullptr;
+  WeightJob job{};
+  job.grad = view_of(grad, components_of(dtype));
+  job.h = job.grad_h = Progression(grad.size[2]);
+  job.w = job.grad_w = Progression(grad.size[3]);
+  job.h.taps = job.w.taps = 1;
+  job.result = result;
+  job.k = 1;
+  job.batch = grad.size[0];
+  job.segments = job.channels = job.filters = 1;
+  job.groups = grad.size[1];
+  job.components = components_of(dtype);
+  split(context, job, quotient_up(job.groups, 32));
+  const Kernels& kernels = kernels_of(dtype);
+  FULLCONV_TRY(message(kernels.channel_sum(job, job.grad.c == 1, stream_of(context))));
+  job.groups *= job.components;  // real and imaginary parts are sums of their own
+  job.components = 1;
+  return message(kernels.reduce_splits(job, stream_of(context)));
 }
 
 }  // namespace fullconv::cuda

@@ -104,9 +104,14 @@ struct Patches {
     if (index >= terms()) return nowhere();
     int64_t channel = index % channels, component = index / channels % components;
     int64_t tap = index / (channels * components);
-    int64_t y = tap / w.taps * h.tap_step, x = tap % w.taps * w.tap_step;
-    return {channel * view.c + component + y * view.h + x * view.w, static_cast<int>(y),
-            static_cast<int>(x)};
+    Place place = this->tap(channel, tap / w.taps, tap % w.taps);
+    place.offset += component;
+    return place;
+  }
+
+  __device__ Place tap(int64_t channel, int64_t r, int64_t s) const {
+    int64_t y = r * h.tap_step, x = s * w.tap_step;
+    return {channel * view.c + y * view.h + x * view.w, static_cast<int>(y), static_cast<int>(x)};
   }
 };
 

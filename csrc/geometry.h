@@ -63,6 +63,33 @@ FULLCONV_EVERYWHERE inline int64_t shown_index(int64_t q, int64_t size, Padding 
   return -1;
 }
 
+// Calls f(q) for every padded coordinate q that shows an input index, shown_index turned round.
+template <class F>
+FULLCONV_EVERYWHERE void for_showing(const Axis& axis, int64_t index, const F& f) {
+  int64_t first = -axis.pad_before, end = axis.size + axis.pad_after;
+  auto mirror = [&](int64_t q) {
+    if (q >= first && q < end) f(q);
+  };
+  f(index);
+  switch (axis.padding) {
+    case Padding::zeros: break;
+    case Padding::reflect:
+      if (index > 0) mirror(-index);
+      if (index < axis.size - 1) mirror(2 * (axis.size - 1) - index);
+      break;
+    case Padding::replicate:
+      if (index == 0)
+        for (int64_t q = first; q < 0; ++q) f(q);
+      if (index == axis.size - 1)
+        for (int64_t q = axis.size; q < end; ++q) f(q);
+      break;
+    case Padding::circular:
+      mirror(index - axis.size);
+      mirror(index + axis.size);
+      break;
+  }
+}
+
 // What kernels see of an axis. Plain pointers: this crosses into code of other instruction sets.
 struct AxisMap {
   int64_t positions, taps;

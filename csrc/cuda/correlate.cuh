@@ -49,16 +49,6 @@ struct CorrelateJob {
   int64_t most_positions() const { return h.most_positions() * w.most_positions(); }
 };
 
-// What the number of a block, or of a packed element, says about it: the innermost count first.
-struct Digits {
-  int64_t rest;
-  __device__ int64_t next(int64_t count) {
-    int64_t digit = rest % count;
-    rest /= count;
-    return digit;
-  }
-};
-
 // Reads the filter's element of a row and a term, in the real product that stands for a complex
 // one.
 template <class S>
@@ -88,6 +78,28 @@ __global__ void __launch_bounds__(256) pack_filter(const __grid_constant__ Corre
     static_cast<S*>(job.filter)[i] =
         filter_element<S>(job, segment, group, job.h.axis[h], job.w.axis[w], row, term);
   }
+}
+
+// Where a position's result is, less its channel; -1 for none.
+template <class S>
+__device__ int64_t result_offset(const CorrelateJob& job, const Patches<S>& patches,
+                                 int64_t segment, int64_t position) {
+  if (position >= patches.positions()) return -1;
+  const Progression &h = patches.h, &w = patches.w;
+  Digits digits{position};
+  int64_t x = w.position + digits.next(w.positions) * w.position_step;
+  int64_t y = h.position + digits.next(h.positions) * h.position_step;
+  int64_t sample = segment * job.batch + digits.rest;
+  return sample * job.result.n + y * job.result.h + x * job.result.w;
+}
+
+template <class S>
+__device__ __forceinline__ void store_result(const CorrelateJob& job, int64_t offset,
+                                             typename Compute<S>::type value) {
+  if (job.wide_result)
+    static_cast<typename Compute<S>::type*>(job.result.data)[offset] = value;
+  else
+    narrow(value, static_cast<S*>(job.result.data)[offset]);
 }
 
 template <class BY, int ROWS, Along ALONG, int VECTOR>
@@ -144,17 +156,6 @@ struct Correlate {
     store(job, group, row, shared.results, multiply);
   }
 
-  static __device__ int64_t result_offset(const CorrelateJob& job, const Patches<S>& patches,
-                                          int64_t segment, int64_t position) {
-    if (position >= patches.positions()) return -1;
-    const Progression &h = patches.h, &w = patches.w;
-    Digits digits{position};
-    int64_t x = w.position + digits.next(w.positions) * w.position_step;
-    int64_t y = h.position + digits.next(h.positions) * h.position_step;
-    int64_t sample = segment * job.batch + digits.rest;
-    return sample * job.result.n + y * job.result.h + x * job.result.w;
-  }
-
   static __device__ __forceinline__ void store(const CorrelateJob& job, int64_t group,
                                                int64_t first, const int64_t* results,
                                                const Multiply& multiply) {
@@ -170,12 +171,8 @@ struct Correlate {
       for (int j = 0; j < Multiply::kColumns; ++j) {
         int64_t result = results[Multiply::column(j)];
         if (result < 0) continue;
-        int64_t at = result + channel * job.result.c + component;
-        T value = multiply.value(i, j) + bias;
-        if (job.wide_result)
-          static_cast<T*>(job.result.data)[at] = value;
-        else
-          narrow(value, static_cast<S*>(job.result.data)[at]);
+        store_result<S>(job, result + channel * job.result.c + component,
+                        multiply.value(i, j) + bias);
       }
     }
   }

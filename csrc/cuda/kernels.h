@@ -2,6 +2,8 @@
 #pragma once
 
 #include "correlate.cuh"
+#include "correlate_weight.cuh"
+#include "fold.cuh"
 
 namespace fullconv::cuda {
 
@@ -14,15 +16,23 @@ struct Way {
 };
 
 struct Kernels {
-  cudaError_t (*pack_filter)(CorrelateJob, cudaStream_t);
-  cudaError_t (*correlate)(CorrelateJob, const Way&, cudaStream_t);
+  cudaError_t (*pack_filter)(const CorrelateJob&, cudaStream_t);
+  cudaError_t (*correlate)(const CorrelateJob&, const Way&, cudaStream_t);
+  cudaError_t (*correlate_weight)(const WeightJob&, const Way&, cudaStream_t);
+  cudaError_t (*reduce_splits)(const WeightJob&, cudaStream_t);
+  cudaError_t (*depthwise)(CorrelateJob, bool along_channels, cudaStream_t);
+  cudaError_t (*depthwise_weight)(WeightJob, bool along_channels, cudaStream_t);
+  cudaError_t (*channel_sum)(WeightJob, bool along_channels, cudaStream_t);
+  cudaError_t (*fold_padding)(const FoldJob&, cudaStream_t);
 };
 
 extern const Kernels kernels_f32, kernels_f64, kernels_bf16, kernels_f16;
 
+inline int64_t quotient_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
+
 // Rows of a kernel's tiles: the smaller ones where half of a larger one would be idle.
 inline int64_t tile_rows(int64_t rows) { return rows <= 32 ? 32 : 128; }
 
-constexpr int64_t kMostDepth = 32;  // of any tile
+constexpr int64_t kMostDepth = 32, kMostColumns = 128;  // of any tile
 
 }  // namespace fullconv::cuda

@@ -32,6 +32,16 @@ __device__ __forceinline__ void narrow(float value, __nv_bfloat16& to) {
   to = __float2bfloat16(value);
 }
 
+// What the number of a block, or of a packed element, says about it: the innermost count first.
+struct Digits {
+  int64_t rest;
+  __device__ int64_t next(int64_t count) {
+    int64_t digit = rest % count;
+    rest /= count;
+    return digit;
+  }
+};
+
 struct alignas(16) Place {
   int64_t offset;
   int h, w;  // coordinates: the sum of two must lie within the source
@@ -39,7 +49,7 @@ struct alignas(16) Place {
 
 // Any place plus this one shows nothing. All other coordinates are smaller than half of it.
 constexpr int kNowhere = -(1 << 30);
-constexpr Place nowhere() { return {0, kNowhere, kNowhere}; }
+__device__ __forceinline__ Place nowhere() { return {0, kNowhere, kNowhere}; }
 
 template <class S>
 struct Source {
@@ -94,9 +104,14 @@ struct Patches {
     if (index >= terms()) return nowhere();
     int64_t channel = index % channels, component = index / channels % components;
     int64_t tap = index / (channels * components);
-    int64_t y = tap / w.taps * h.tap_step, x = tap % w.taps * w.tap_step;
-    return {channel * view.c + component + y * view.h + x * view.w, static_cast<int>(y),
-            static_cast<int>(x)};
+    Place place = this->tap(channel, tap / w.taps, tap % w.taps);
+    place.offset += component;
+    return place;
+  }
+
+  __device__ Place tap(int64_t channel, int64_t r, int64_t s) const {
+    int64_t y = r * h.tap_step, x = s * w.tap_step;
+    return {channel * view.c + y * view.h + x * view.w, static_cast<int>(y), static_cast<int>(x)};
   }
 };
 

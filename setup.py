@@ -52,7 +52,12 @@ CXX_FLAGS = [
     "-Wno-psabi",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
-NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+]
 
 
 def files(*patterns: str) -> list[str]:
@@ -72,7 +77,9 @@ def find_toolkit() -> Path | None:
         if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime_api.h").exists():
             return home
     if WANTED in ("1", "only"):
-        sys.exit("torch_fullconv: no nvcc is found for the CUDA kernels; set CUDA_HOME to its toolkit.")
+        sys.exit(
+            "torch_fullconv: no nvcc is found for the CUDA kernels; set CUDA_HOME to its toolkit."
+        )
     return None
 
 
@@ -82,7 +89,9 @@ def architecture_flags() -> list[str]:
     for name in re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0;10.0+PTX"):
         found = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
         if not found:
-            sys.exit(f"torch_fullconv: {name!r} in TORCH_CUDA_ARCH_LIST is not like 9.0 or 9.0+PTX.")
+            sys.exit(
+                f"torch_fullconv: {name!r} in TORCH_CUDA_ARCH_LIST is not like 9.0 or 9.0+PTX."
+            )
         number = found[1] + found[2]
         codes = [f"sm_{number}"] + ([f"compute_{number}"] if found[3] else [])
         flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
@@ -103,7 +112,12 @@ class BuildLibraries(BuildExtension):
         objects = {s: str((folder / s).with_suffix(".cuda.o")) for s in files("cuda/*.cu")}
         command = [str(TOOLKIT / "bin/nvcc"), "-ccbin", get_cxx_compiler(), *NVCC_FLAGS]
         command += [*architecture_flags(), "-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
-        rules = [f"builddir = {folder}", "rule nvcc", "  command = " + " ".join(command), "  depfile = $out.d"]
+        rules = [
+            f"builddir = {folder}",
+            "rule nvcc",
+            "  command = " + " ".join(command),
+            "  depfile = $out.d",
+        ]
         rules += [f"build {object}: nvcc {ROOT / s}" for s, object in objects.items()]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kernels.ninja").write_text("\n".join(rules) + "\n")

@@ -29,7 +29,8 @@ std::string instruction_set_name() { return instruction_set().name; }
 
 #define FULLCONV_LAYER_SCHEMA                                                                    \
   "int groups, int stride_h, int stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, " \
-  "SymInt pad_right, int dilation_h, int dilation_w, int padding_mode, int algorithm"
+  "SymInt pad_right, int dilation_h, int dilation_w, int padding_mode, int algorithm, int "      \
+  "allow_tf32"
 
 }  // namespace
 }  // namespace fullconv
@@ -49,12 +50,7 @@ STABLE_TORCH_LIBRARY(torch_fullconv, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) {
-  using CpuOps = fullconv::Ops<fullconv::Cpu>;
-  m.impl("correlate", TORCH_BOX(&CpuOps::correlate));
-  m.impl("full_convolve", TORCH_BOX(&CpuOps::full_convolve));
-  m.impl("correlate_weight", TORCH_BOX(&CpuOps::correlate_weight));
-  m.impl("gradients", TORCH_BOX(&CpuOps::gradients));
-  m.impl("channel_sum", TORCH_BOX(&CpuOps::channel_sum));
+  fullconv::implement<fullconv::Cpu>(m);
   m.impl("ways", TORCH_BOX(&fullconv::ways));
 }
 

@@ -80,7 +80,7 @@ inline Tensor empty(const std::vector<int64_t>& shape, const Tensor& like,
 
 struct Layer {
   int64_t groups, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
-      dilation_w, padding_mode, algorithm;
+      dilation_w, padding_mode, algorithm, allow_tf32;
 
   // Bounds far above any tensor, so that sums and products of a few stay below 2^63. A stride
   // beyond them, which leaves one output, is as good as one at them; zeros behind the input may be
@@ -111,7 +111,7 @@ struct Layer {
     check(algorithm >= 0 && algorithm <= 2, "unknown algorithm");
     return {groups, axis(height, r, stride_h, pad_top, pad_bottom, dilation_h),
             axis(width, s, stride_w, pad_left, pad_right, dilation_w),
-            static_cast<Algorithm>(algorithm)};
+            static_cast<Algorithm>(algorithm), allow_tf32 != 0};
   }
 };
 
@@ -130,11 +130,11 @@ inline void check_outputs(const Geometry& geometry, const Array& grad) {
 #define FULLCONV_LAYER                                                                     \
   int64_t groups, int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_bottom, \
       int64_t pad_left, int64_t pad_right, int64_t dilation_h, int64_t dilation_w,         \
-      int64_t padding_mode, int64_t algorithm
+      int64_t padding_mode, int64_t algorithm, int64_t allow_tf32
 #define FULLCONV_LAYER_VALUES                                                                     \
   Layer {                                                                                         \
     groups, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, \
-        padding_mode, algorithm                                                                   \
+        padding_mode, algorithm, allow_tf32                                                       \
   }
 
 // A forward pass that fits together, with its output still empty.
@@ -259,5 +259,15 @@ struct Ops {
     return sum;
   }
 };
+
+// Registers a device's ops with a STABLE_TORCH_LIBRARY_IMPL.
+template <class Device>
+void implement(auto& library) {
+  library.impl("correlate", TORCH_BOX(&Ops<Device>::correlate));
+  library.impl("full_convolve", TORCH_BOX(&Ops<Device>::full_convolve));
+  library.impl("correlate_weight", TORCH_BOX(&Ops<Device>::correlate_weight));
+  library.impl("gradients", TORCH_BOX(&Ops<Device>::gradients));
+  library.impl("channel_sum", TORCH_BOX(&Ops<Device>::channel_sum));
+}
 
 }  // namespace fullconv

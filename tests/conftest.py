@@ -16,13 +16,17 @@ settings.load_profile("fixed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="where tests make their tensors: cpu or cuda")
+    parser.addoption("--device", default="cpu", help="what runs the ops: cpu, cuda or emulator")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test module is imported. Stock's float32 is to be float32 there too."""
+    """Before any test module is imported. Stock's float32 is to be float32 on CUDA too."""
     device = config.getoption("--device")
-    if device != "cpu":
+    if device == "emulator":
+        import emulated_ops
+
+        torch.ops.load_library(str(emulated_ops.build()))
+    elif device != "cpu":
         torch.set_default_device(device)
         torch.backends.cudnn.conv.fp32_precision = "ieee"
         ops.load_cuda()

@@ -34,6 +34,7 @@ class Geometry(NamedTuple):
     dilation_w: int = 1
     padding_mode: int = 0  # index into PADDING_MODES
     algorithm: int = 0  # index into ALGORITHMS
+    allow_tf32: int = 0  # whether CUDA may round float32 to TF32
 
     def output_size(self, height: int, width: int, r: int, s: int) -> tuple[int, int]:
         """(P, Q) of the correlation of an (height, width) input with an (r, s) filter."""
@@ -72,6 +73,12 @@ def load_cuda() -> None:
         "--no-build-isolation .' says what is missing); without it, move the layer and its input "
         "to the CPU.",
     )
+
+
+@torch.compiler.assume_constant_result
+def allow_tf32() -> bool:
+    """Whether torch lets convolutions on CUDA round float32 to TF32, as it does until told not to."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def _check_whole(library: Path) -> None:

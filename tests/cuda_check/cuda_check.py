@@ -205,7 +205,9 @@ def check(
 ) -> list[str]:
     """What is wrong, after all has been printed."""
     problems = []
-    print(f"{'architecture':14}{'registers':>9}{'threads':>9}{'shared':>9}{'occupancy':>11}  kernel")
+    print(
+        f"{'architecture':14}{'registers':>9}{'threads':>9}{'shared':>9}{'occupancy':>11}  kernel"
+    )
     for (architecture, name), kernel in sorted(kernels.items()):
         launch, what = of.get(name), f"{architecture} {names[name]}"
         if launch is None:

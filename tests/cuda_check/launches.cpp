@@ -86,10 +86,11 @@ void run(const Layer& l, Dtype dtype, bool tf32, bool last) {
   Array f = tensor(l.filters, l.channels / l.groups, l.kernel, l.kernel, last);
   Array o = tensor(l.batch, l.filters, axis.outputs(), axis.outputs(), last);
   f.segment_stride = l.segments > 1 ? f.size[0] * f.stride[0] : 0;
-  for (const char* problem : {cuda::correlate(context, dtype, geometry, l.segments, x, f, nullptr, o),
-                              cuda::full_convolve(context, dtype, geometry, l.segments, o, f, nullptr, x),
-                              cuda::correlate_weight(context, dtype, geometry, l.segments, x, o, f),
-                              cuda::channel_sum(context, dtype, o, memory)})
+  for (const char* problem :
+       {cuda::correlate(context, dtype, geometry, l.segments, x, f, nullptr, o),
+        cuda::full_convolve(context, dtype, geometry, l.segments, o, f, nullptr, x),
+        cuda::correlate_weight(context, dtype, geometry, l.segments, x, o, f),
+        cuda::channel_sum(context, dtype, o, memory)})
     if (problem) std::fprintf(stderr, "%s\n", problem);
 }
 

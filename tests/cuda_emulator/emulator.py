@@ -30,7 +30,7 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex64,
     torch.complex128,
 )
-PLAIN = ("-std=c++20", "-O2", "-Wall", "-Wno-unknown-pragmas")
+PLAIN = ("-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas")
 SANITIZERS = {
     "plain": (),
     "address": ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),

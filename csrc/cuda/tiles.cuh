@@ -60,7 +60,7 @@ struct Fetch {
 
   __device__ __forceinline__ void start(TILE& tile, const Source<S>& source, const Place* lanes,
                                         const Place* depths) {
-#pragma unroll(kStaged ? kCopies : 2)
+#pragma unroll(kStaged ? kCopies : 1)
     for (int i = 0; i < kCopies; ++i) {
       int unit = threadIdx.x + i * THREADS;
       int64_t offset = source.find(lanes[lane(unit)], depths[depth(unit)]);

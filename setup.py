@@ -1,9 +1,9 @@
 """Builds the native libraries in torch_fullconv/; all metadata is in pyproject.toml.
 
-_C.abi3.so is for the CPU. _C_cuda.abi3.so has the CUDA kernels. It is built where nvcc is found, for
-any torch (its GPU or even its CUDA need not be there); TORCH_FULLCONV_CUDA=0 leaves it out, with 1
-there is an error where it cannot be built, and 'only' builds nothing else. TORCH_CUDA_ARCH_LIST names
-other architectures.
+_C.abi3.so is for the CPU. _C_cuda.abi3.so has the CUDA kernels and is built where nvcc is found; no
+GPU need be there, nor a torch with CUDA. TORCH_FULLCONV_CUDA=0 leaves it out, with 1 there is an
+error where it cannot be built, and 'only' builds nothing else. TORCH_CUDA_ARCH_LIST names other
+architectures.
 
 The libraries speak only the LibTorch stable ABI (torch >= 2.10) and the limited Python API
 (Python >= 3.10), so one build serves every later version of both.
@@ -148,7 +148,7 @@ if TOOLKIT:
             include_dirs=[str(TOOLKIT / "include")],
             library_dirs=[str(TOOLKIT / "lib64"), str(TOOLKIT / "lib")],
             extra_compile_args=CXX_FLAGS,
-            # torch's own libraries by name, or their symbols are not found: torch keeps them private.
+            # torch loads its libraries privately: what does not name them finds no symbol.
             extra_link_args=[
                 *("-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"),
                 *("-l:libcudart_static.a", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"),

@@ -9,9 +9,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from torch.utils.cpp_extension import include_paths, library_paths
-
 from cuda_emulator import emulator
+from torch.utils.cpp_extension import include_paths, library_paths
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = (

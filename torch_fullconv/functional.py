@@ -55,7 +55,7 @@ def _geometry(
     kernel: Sequence[int],
     padding_mode: str = "zeros",
 ) -> Geometry:
-    """The geometry of a layer on the tensor's device; 'same' and 'valid' worked out as stock does."""
+    """The layer's geometry, with 'same' and 'valid' worked out as stock does."""
     stride_h, stride_w = _checks.pair("stride", stride)
     dilation_h, dilation_w = _checks.pair("dilation", dilation)
     if isinstance(padding, str):

@@ -77,8 +77,8 @@ def load_cuda() -> None:
 
 @torch.compiler.assume_constant_result
 def allow_tf32() -> bool:
-    """Whether torch lets convolutions on CUDA round float32 to TF32, as it does until told not to."""
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    """Whether torch lets convolutions on CUDA round float32 to TF32 (by default it does)."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
 
 
 def _check_whole(library: Path) -> None:

@@ -134,11 +134,11 @@ struct Correlate {
   };
 
   static __device__ __forceinline__ void run(const CorrelateJob& job) {
-    Digits digits{blockIdx.x};
-    int64_t row = digits.next(job.row_tiles) * ROWS;
-    int64_t position = digits.next(job.position_tiles) * kColumns;
-    int64_t phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
-    int64_t group = digits.next(job.groups), segment = digits.rest;
+    Digits digits{static_cast<int>(blockIdx.x)};
+    int row_tile = digits.next(job.row_tiles), position_tile = digits.next(job.position_tiles);
+    int phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
+    int group = digits.next(job.groups), segment = digits.rest;
+    int64_t row = int64_t{row_tile} * ROWS, position = int64_t{position_tile} * kColumns;
     const Progression &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
     Patches<S> patches{job.source, job.batch, job.depth, job.components, h, w};
     if (position >= patches.positions()) return;
@@ -151,7 +151,7 @@ struct Correlate {
     PackedFilter a{static_cast<const S*>(job.filter) + packed, job.pitch, row};
     PatchesOfPositions b{patches, segment, group, position};
     Multiply multiply;
-    int64_t chunks = (patches.terms() + BY::kDepth - 1) / BY::kDepth;
+    int chunks = static_cast<int>((patches.terms() + BY::kDepth - 1) / BY::kDepth);
     Loop::run(shared.loop, a, b, chunks, multiply);
     store(job, group, row, shared.results, multiply);
   }
@@ -179,7 +179,7 @@ struct Correlate {
 };
 
 template <class KERNEL>
-__global__ void __launch_bounds__(KERNEL::Multiply::kThreads)
+__global__ void __launch_bounds__(KERNEL::Loop::kThreads, KERNEL::Loop::kBlocks)
     correlate_tiles(const __grid_constant__ CorrelateJob job) {
   KERNEL::run(job);
 }

@@ -48,11 +48,11 @@ struct CorrelateWeight {
   };
 
   static __device__ __forceinline__ void run(const WeightJob& job) {
-    Digits digits{blockIdx.x};
-    int64_t row = digits.next(job.row_tiles) * ROWS;
-    int64_t column = digits.next(job.column_tiles) * kColumns;
-    int64_t group = digits.next(job.groups), segment = digits.next(job.segments);
-    int64_t split = digits.rest, position = split * job.split_positions;
+    Digits digits{static_cast<int>(blockIdx.x)};
+    int row_tile = digits.next(job.row_tiles), column_tile = digits.next(job.column_tiles);
+    int group = digits.next(job.groups), segment = digits.next(job.segments), split = digits.rest;
+    int64_t row = int64_t{row_tile} * ROWS, column = int64_t{column_tile} * kColumns;
+    int64_t position = split * job.split_positions;
 
     Patches<S> grads{job.grad, job.batch, job.filters, job.components, job.grad_h, job.grad_w};
     Patches<S> inputs{job.input, job.batch, job.channels, job.components, job.h, job.w};
@@ -78,7 +78,7 @@ struct CorrelateWeight {
 };
 
 template <class KERNEL>
-__global__ void __launch_bounds__(KERNEL::Multiply::kThreads)
+__global__ void __launch_bounds__(KERNEL::Loop::kThreads, KERNEL::Loop::kBlocks)
     correlate_weight_tiles(const __grid_constant__ WeightJob job) {
   KERNEL::run(job);
 }

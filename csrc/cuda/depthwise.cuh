@@ -19,11 +19,11 @@ struct Depthwise {
   static constexpr int kResults = 4, kPositions = kDirectThreads / LANES;
 
   static __device__ __forceinline__ void run(const CorrelateJob& job) {
-    Digits digits{blockIdx.x};
-    int64_t channel = digits.next(job.row_tiles) * LANES + threadIdx.x % LANES;
-    int64_t position = digits.next(job.position_tiles) * (kPositions * kResults);
+    Digits digits{static_cast<int>(blockIdx.x)};
+    int64_t channel = int64_t{digits.next(job.row_tiles)} * LANES + threadIdx.x % LANES;
+    int64_t position = int64_t{digits.next(job.position_tiles)} * (kPositions * kResults);
     position += threadIdx.x / LANES;
-    int64_t phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
+    int phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
     int64_t segment = digits.rest;
     if (channel >= job.groups * job.rows) return;
     const Progression &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
@@ -74,10 +74,10 @@ struct DepthwiseWeight {
   static constexpr int kTaps = ONES ? 1 : 8, kPositions = kDirectThreads / LANES;
 
   static __device__ __forceinline__ void run(const WeightJob& job) {
-    Digits digits{blockIdx.x};
+    Digits digits{static_cast<int>(blockIdx.x)};
     int64_t channels = job.groups * job.filters * job.components;
-    int64_t channel = digits.next(job.row_tiles) * LANES + threadIdx.x % LANES;
-    int64_t first_tap = digits.next(job.column_tiles) * kTaps;
+    int64_t channel = int64_t{digits.next(job.row_tiles)} * LANES + threadIdx.x % LANES;
+    int64_t first_tap = int64_t{digits.next(job.column_tiles)} * kTaps;
     int64_t segment = digits.next(job.segments), split = digits.rest;
     T sum[kTaps] = {};
     if (channel < channels) add(job, channel, first_tap, segment, split, sum);

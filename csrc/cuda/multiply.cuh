@@ -9,18 +9,22 @@
 
 namespace fullconv::cuda {
 
-template <class S>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(S);
-  S element[kSize];
+template <class S, int SIZE>
+struct alignas(sizeof(S) * SIZE) Vector {
+  S element[SIZE];
+
+  static __device__ __forceinline__ Vector load(const S* from) {
+    return *reinterpret_cast<const Vector*>(from);
+  }
 };
 
-// A thread's lanes of a factor: with vectors along lanes, groups of a vector; neighbouring threads
-// have neighbouring groups or lanes, so that their reads fall into different banks.
+// A thread's lanes of a factor. Along lanes, they are groups of a vector; neighbouring threads have
+// neighbouring groups or lanes, so that their reads fall into different banks.
 template <class TILE, int THREADS>
 struct Lanes {
   using S = typename TILE::S;
-  static constexpr int kCount = TILE::kLanes / THREADS, kVector = Vector<S>::kSize;
+  static constexpr int kCount = TILE::kLanes / THREADS, kVector = 16 / sizeof(S);
+  static constexpr int kDepth = 8 / sizeof(S);  // loaded at once; more would take more registers
   static_assert(kCount % kVector == 0);
 
   static __device__ __forceinline__ int lane(int thread, int i) {
@@ -30,24 +34,23 @@ struct Lanes {
       return i * THREADS + thread;
   }
 
-  // kVector elements of the depth of each lane.
   static __device__ __forceinline__ void load(const TILE& tile, int thread, int depth,
-                                              S (&to)[kVector][kCount]) {
+                                              S (&to)[kDepth][kCount]) {
     if constexpr (TILE::kAlongLanes) {
 #pragma unroll
-      for (int d = 0; d < kVector; ++d)
+      for (int d = 0; d < kDepth; ++d)
 #pragma unroll
         for (int i = 0; i < kCount; i += kVector) {
-          auto vector = *reinterpret_cast<const Vector<S>*>(tile.at(lane(thread, i), depth + d));
+          auto vector = Vector<S, kVector>::load(tile.at(lane(thread, i), depth + d));
 #pragma unroll
           for (int e = 0; e < kVector; ++e) to[d][i + e] = vector.element[e];
         }
     } else {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        auto vector = *reinterpret_cast<const Vector<S>*>(tile.at(lane(thread, i), depth));
+        auto vector = Vector<S, kDepth>::load(tile.at(lane(thread, i), depth));
 #pragma unroll
-        for (int d = 0; d < kVector; ++d) to[d][i] = vector.element[d];
+        for (int d = 0; d < kDepth; ++d) to[d][i] = vector.element[d];
       }
     }
   }
@@ -62,8 +65,10 @@ struct Scalars {
   using LanesA = Lanes<A, THREADS_A>;
   using LanesB = Lanes<B, THREADS_B>;
   static constexpr int kThreads = THREADS_A * THREADS_B;
+  // Threads of a multiprocessor that registers are left for.
+  static constexpr int kResident = sizeof(T) == 8 ? 256 : kThreads < 256 ? 384 : 512;
   static constexpr int kRows = LanesA::kCount, kColumns = LanesB::kCount;
-  static constexpr int kVector = Vector<T>::kSize;
+  static constexpr int kDepth = LanesA::kDepth;
 
   T sum[kRows][kColumns] = {};
 
@@ -77,12 +82,12 @@ struct Scalars {
 
   __device__ __forceinline__ void add(const A& a, const B& b) {
 #pragma unroll
-    for (int depth = 0; depth < A::kDepth; depth += kVector) {
-      T rows[kVector][kRows], columns[kVector][kColumns];
+    for (int depth = 0; depth < A::kDepth; depth += kDepth) {
+      T rows[kDepth][kRows], columns[kDepth][kColumns];
       LanesA::load(a, threadIdx.x / THREADS_B, depth, rows);
       LanesB::load(b, threadIdx.x % THREADS_B, depth, columns);
 #pragma unroll
-      for (int d = 0; d < kVector; ++d)
+      for (int d = 0; d < kDepth; ++d)
 #pragma unroll
         for (int i = 0; i < kRows; ++i)
 #pragma unroll
@@ -157,6 +162,7 @@ struct TensorCores {
   using B = TILE_B;
   using T = float;
   static constexpr int kThreads = 32 * WARPS_A * WARPS_B;
+  static constexpr int kResident = 512;
   static constexpr int kTilesA = A::kLanes / WARPS_A / 16, kTilesB = B::kLanes / WARPS_B / 8;
   static constexpr int kRows = 2 * kTilesA, kColumns = 2 * kTilesB;
   static_assert(kTilesA > 0 && kTilesB % 2 == 0);

@@ -32,12 +32,13 @@ __device__ __forceinline__ void narrow(float value, __nv_bfloat16& to) {
   to = __float2bfloat16(value);
 }
 
-// What the number of a block, or of a packed element, says about it: the innermost count first.
+// What the number of a block (an int), or of an element, says about it: the innermost count first.
+template <class NUMBER>
 struct Digits {
-  int64_t rest;
-  __device__ int64_t next(int64_t count) {
-    int64_t digit = rest % count;
-    rest /= count;
+  NUMBER rest;
+  __device__ __forceinline__ NUMBER next(int64_t count) {
+    NUMBER base = static_cast<NUMBER>(count), digit = rest % base;
+    rest /= base;
     return digit;
   }
 };

@@ -60,7 +60,7 @@ struct Fetch {
 
   __device__ __forceinline__ void start(TILE& tile, const Source<S>& source, const Place* lanes,
                                         const Place* depths) {
-#pragma unroll
+#pragma unroll(kStaged ? kCopies : 1)
     for (int i = 0; i < kCopies; ++i) {
       int unit = threadIdx.x + i * THREADS;
       int64_t offset = source.find(lanes[lane(unit)], depths[depth(unit)]);
@@ -88,23 +88,26 @@ struct Pipeline {
   using A = typename MULTIPLY::A;
   using B = typename MULTIPLY::B;
   static constexpr int kThreads = MULTIPLY::kThreads, kDepth = A::kDepth;
+  // Blocks on a multiprocessor that registers are left for; what is staged takes many.
+  static constexpr bool kStaged = Fetch<A, kThreads>::kStaged || Fetch<B, kThreads>::kStaged;
+  static constexpr int kBlocks = (kStaged ? 256 : MULTIPLY::kResident) / kThreads;
   static_assert(A::kDepthPlaces + B::kDepthPlaces <= kThreads);
 
   struct Shared {
     A a[STAGES];
     B b[STAGES];
+    Source<typename A::S> a_source;
+    Source<typename B::S> b_source;
     Place a_lanes[A::kLanePlaces], b_lanes[B::kLanePlaces];
     Place a_depths[2][A::kDepthPlaces], b_depths[2][B::kDepthPlaces];
   };
 
   template <class OPERAND_A, class OPERAND_B>
   static __device__ __forceinline__ void run(Shared& shared, const OPERAND_A& a, const OPERAND_B& b,
-                                             int64_t chunks, MULTIPLY& multiply) {
+                                             int chunks, MULTIPLY& multiply) {
     const int thread = threadIdx.x;
-    const auto source_a = a.source();
-    const auto source_b = b.source();
-    auto find_depths = [&](int64_t chunk) {
-      int64_t depth = chunk * kDepth;
+    auto find_depths = [&](int chunk) {
+      int64_t depth = int64_t{chunk} * kDepth;
       if (thread < A::kDepthPlaces) {
         shared.a_depths[chunk % 2][thread] = a.depth(depth + thread * (kDepth / A::kDepthPlaces));
       } else if (thread < A::kDepthPlaces + B::kDepthPlaces) {
@@ -114,34 +117,35 @@ struct Pipeline {
     };
     Fetch<A, kThreads> fetch_a;
     Fetch<B, kThreads> fetch_b;
-    auto start = [&](int64_t chunk) {
+    auto start = [&](int chunk) {
       if (chunk < chunks) {
         int stage = chunk % STAGES;
-        fetch_a.start(shared.a[stage], source_a, shared.a_lanes, shared.a_depths[chunk % 2]);
-        fetch_b.start(shared.b[stage], source_b, shared.b_lanes, shared.b_depths[chunk % 2]);
+        fetch_a.start(shared.a[stage], shared.a_source, shared.a_lanes, shared.a_depths[chunk % 2]);
+        fetch_b.start(shared.b[stage], shared.b_source, shared.b_lanes, shared.b_depths[chunk % 2]);
       }
       gpu::commit_copies();
     };
-    auto finish = [&](int64_t chunk) {
+    auto finish = [&](int chunk) {
       if (chunk < chunks) {
         fetch_a.finish(shared.a[chunk % STAGES]);
         fetch_b.finish(shared.b[chunk % STAGES]);
       }
     };
 
+    if (thread == 0) shared.a_source = a.source(), shared.b_source = b.source();
     for (int i = thread; i < A::kLanePlaces; i += kThreads)
       shared.a_lanes[i] = a.lane(i * (A::kLanes / A::kLanePlaces));
     for (int i = thread; i < B::kLanePlaces; i += kThreads)
       shared.b_lanes[i] = b.lane(i * (B::kLanes / B::kLanePlaces));
     find_depths(0);
     __syncthreads();
-    for (int64_t chunk = 0; chunk < STAGES - 1; ++chunk) {
+    for (int chunk = 0; chunk < STAGES - 1; ++chunk) {
       start(chunk);
       finish(chunk);
       find_depths(chunk + 1);
       if (chunk + 1 < STAGES - 1) __syncthreads();
     }
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       gpu::wait_for_copies<STAGES - 2>();
       __syncthreads();
       start(chunk + STAGES - 1);

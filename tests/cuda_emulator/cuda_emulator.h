@@ -14,8 +14,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
-#include <tuple>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -51,6 +52,11 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 const char* cudaGetErrorString(cudaError_t);
+inline cudaError_t cudaMallocManaged(void** memory, size_t bytes) {
+  *memory = std::malloc(bytes);
+  return *memory ? cudaSuccess : cudaErrorInvalidValue;
+}
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
 namespace cuda_emulator {
 

@@ -1,7 +1,7 @@
 """Builds the CUDA kernels for the emulated GPU, and runs calls of csrc/cuda/launch.h on it.
 
-A build is a program of its own (`main.cpp`), so that sanitizers see nothing of Python and a crash is
-a failed test. It is kept under build/ as long as none of its sources changes.
+A build is a program of its own (`main.cpp`), so that sanitizers see nothing of Python and a crash
+is a failed test. It is kept under build/ as long as none of its sources changes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex64,
     torch.complex128,
 )
-PLAIN = ("-std=c++20", "-O2", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
+PLAIN = ("-std=c++20", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
 SANITIZERS = {
     "plain": (),
     "address": ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from .. import ops
 from . import measure, peers, plots, report
 from .layers import LAYERS
 from .models import MODELS
@@ -92,12 +93,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prepare_cuda() -> None:
-    """cuDNN by the best of its algorithms, and the peak by TF32 where its convolutions may use it."""
+    """cuDNN by the best of its algorithms; the peak with TF32 where convolutions may use it."""
     if not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device here")
     torch.cuda.init()
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if ops.allow_tf32() else "ieee"
 
 
 def progress(what: str, items: Iterable[Item]) -> Iterator[Item]:

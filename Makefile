@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 RESULTS := benchmarks/results
 # Folders too: their times tell of files added or taken away.
 SOURCES := setup.py pyproject.toml $(shell find csrc)
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
 # Compiling the CUDA kernels takes minutes, so only the targets that are for them do.
 export TORCH_FULLCONV_CUDA ?= 0

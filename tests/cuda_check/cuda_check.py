@@ -176,19 +176,23 @@ def launches() -> dict[str, Launch]:
 
 
 IMPORT = """
+import ctypes, sys
+folder, library = sys.argv[1:]
+sys.path.insert(0, folder)
 import torch, torch_fullconv
-from torch_fullconv import ops
-ops.load_cuda()
-kernel = torch._C._dispatch_has_kernel_for_dispatch_key("torch_fullconv::correlate", "CUDA")
-assert kernel and torch_fullconv.__file__.startswith({folder!r})
+from torch_fullconv import functional, ops
+assert torch_fullconv.__file__.startswith(folder)
 x = torch.ones(1, 1, 3, 3)
-assert torch_fullconv.functional.conv2d(x, x).item() == 9
-print(f"imported under torch {{torch.__version__}}, CUDA {{torch.version.cuda}},",
-      f"{{torch.cuda.device_count()}} devices")
+assert functional.conv2d(x, x).item() == 9
+ops.load_cuda()
+assert torch._C._dispatch_has_kernel_for_dispatch_key("torch_fullconv::correlate", "CUDA")
+ctypes.CDLL(library).aoti_torch_get_current_cuda_stream  # which csrc/cuda/ops.cpp looks for
+print(f"imported under torch {torch.__version__}, CUDA {torch.version.cuda},",
+      f"{torch.cuda.device_count()} devices")
 """
 
 
-def import_with(python: str) -> None:
+def import_with(python: str, library: Path) -> None:
     """The package beside the library just built, with the CPU library of this checkout."""
     for path in (ROOT / "torch_fullconv").iterdir():
         if path.is_dir():
@@ -196,8 +200,7 @@ def import_with(python: str) -> None:
         elif not path.name.startswith("_C_cuda"):
             shutil.copy(path, FOLDER / "torch_fullconv")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r})" + IMPORT.format(folder=str(FOLDER))
-    print(run(python, "-c", code, cwd=FOLDER, env=environment).strip())
+    print(run(python, "-c", IMPORT, FOLDER, library, cwd=FOLDER, env=environment).strip())
 
 
 def check(
@@ -249,7 +252,7 @@ def main() -> None:
     if problems := check(kernels, launches(), names):
         sys.exit("\n".join(problems))
     if arguments.python:
-        import_with(arguments.python)
+        import_with(arguments.python, library)
 
 
 if __name__ == "__main__":

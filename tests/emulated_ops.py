@@ -13,25 +13,20 @@ from cuda_emulator import emulator
 from torch.utils.cpp_extension import include_paths, library_paths
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = (
-    "-std=c++20",
-    "-O1",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-    "-DTORCH_TARGET_VERSION=0x020a000000000000",
-)
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 LIBRARIES = ("-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")  # as setup.py
 
 
 def build() -> Path:
     """The library; as old as its sources."""
-    folder = emulator.build("plain").path.parent  # named by the content of csrc
-    library = folder / f"ops-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    objects = [path for path in emulator.compile_all() if not path.name.startswith("main-")]
+    digest = hashlib.sha256(SOURCE.read_bytes())  # an object's name tells its sources'
+    digest.update("".join(path.name for path in objects).encode())
+    library = emulator.BUILD / f"ops-{digest.hexdigest()[:24]}.so"
     if not library.exists():
-        objects = [*folder.glob("*.cu.o"), folder / "cuda_emulator.cpp.o"]
         torch = [f"-isystem{path}" for path in include_paths()]
         torch += [f"-L{path}" for path in library_paths()]
-        command = ["g++", *FLAGS, *torch, SOURCE, *objects, *LIBRARIES, "-o", library]
-        subprocess.run(command, check=True)
+        command = ["g++", *FLAGS, TARGET, *torch, "-shared", SOURCE, *objects, *LIBRARIES]
+        subprocess.run([*command, "-o", library], check=True)
     return library

@@ -1,15 +1,17 @@
 """Builds the CUDA kernels for the emulated GPU, and runs calls of csrc/cuda/launch.h on it.
 
 A build is a program of its own (`main.cpp`), so that sanitizers see nothing of Python and a crash
-is a failed test. It is kept under build/ as long as none of its sources changes.
+is a failed test. What was compiled is kept under build/ until one of its sources changes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import struct
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch_fullconv.ops import Geometry
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "cuda_emulator"
 OPERATIONS = ("correlate", "full_convolve", "correlate_weight", "channel_sum")
 DTYPES = (  # csrc/arrays.h's Dtype
     torch.float32,
@@ -30,7 +33,8 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex64,
     torch.complex128,
 )
-PLAIN = ("-std=c++20", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
+KERNELS = ("f32", "f64", "bf16", "f16")  # kernels_*.cu
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = {
     "plain": (),
     "address": ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -40,7 +44,7 @@ SANITIZERS = {
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its tensors, of which `result` is what memory holds before."""
+    """One call. `result` is what its memory holds before."""
 
     operation: str
     geometry: Geometry
@@ -90,15 +94,17 @@ def pack_tensor(tensor: Tensor | None) -> bytes:
 
 
 class EmulatorError(Exception):
-    """The program failed: what it wrote, as a sanitizer's report."""
+    """The program failed, or a call did; says what it wrote, as a sanitizer's report."""
 
 
 @dataclass(frozen=True)
 class Program:
     path: Path
 
-    def run(self, calls: Sequence[Call], seed: int = 1) -> list[str | Tensor]:
-        """For each call the message, or its result in memory like that of `result`."""
+    def run(
+        self, calls: Sequence[Call], seed: int = 1, environment: Mapping[str, str] | None = None
+    ) -> list[Tensor]:
+        """Each call's result, in memory like that of its `result`."""
         done = subprocess.run(
             [self.path],
             input=b"".join(call.packed() for call in calls),
@@ -107,6 +113,7 @@ class Program:
                 "CUDA_EMULATOR_SEED": str(seed),
                 "UBSAN_OPTIONS": "print_stacktrace=1",
                 "TSAN_OPTIONS": "halt_on_error=1",
+                **(environment or {}),
             },
         )
         if done.returncode:
@@ -115,47 +122,107 @@ class Program:
         for call in calls:
             (length,) = struct.unpack_from("=q", done.stdout, at)
             at += 8
-            message = done.stdout[at : at + max(length, 0)].decode()
-            at += max(length, 0)
+            if length >= 0:
+                message = done.stdout[at : at + length].decode()
+                raise EmulatorError(f"{call.operation}: {message}")
             old = storage_of(call.result)
-            content = bytearray(done.stdout[at : at + old.numel()])
+            new = old.clone()
+            if old.numel():
+                content = bytearray(done.stdout[at : at + old.numel()])
+                new = torch.frombuffer(content, dtype=torch.uint8)
             at += old.numel()
-            new = torch.frombuffer(content, dtype=torch.uint8) if content else old
-            whole = new.view(call.result.dtype) if content else call.result.flatten()
             place = call.result.shape, call.result.stride(), call.result.storage_offset()
-            answers.append(message if length >= 0 else whole.as_strided(*place))
+            answers.append(new.view(call.result.dtype).as_strided(*place))
         return answers
 
 
-def sources(root: Path) -> list[Path]:
-    return sorted((root / "csrc" / "cuda").glob("*.cu")) + sorted(HERE.glob("*.cpp"))
-
-
-def build(sanitizer: str = "plain", root: Path = ROOT, only: Iterable[str] = ()) -> Program:
-    """The program with the kernels of `root`."""
-    used = [p for p in (root / "csrc").rglob("*") if p.suffix in (".h", ".inl", ".cu", ".cuh")]
-    content = hashlib.sha256(repr((PLAIN, SANITIZERS[sanitizer])).encode())
-    for path in sorted(used) + sorted(HERE.glob("*.cpp")) + sorted(HERE.glob("*.h")):
+def _digest(flags: Iterable[str], files: Iterable[Path]) -> str:
+    content = hashlib.sha256(repr(tuple(flags)).encode())
+    for path in files:
         content.update(path.name.encode() + b"\0" + path.read_bytes())
-    folder = ROOT / "build" / "cuda_emulator" / f"{sanitizer}-{content.hexdigest()[:16]}"
-    program = folder / "program"
-    if program.exists():
-        return Program(program)
-    folder.mkdir(parents=True, exist_ok=True)
+    return content.hexdigest()[:24]
 
-    def compile(source: Path) -> Path:
-        flags = list(SANITIZERS[sanitizer])
-        if sanitizer == "thread" and source.name == "cuda_emulator.cpp":
-            flags.remove("-fsanitize=thread")
-        compiled = folder / f"{source.name}.o"
-        include = f"-I{HERE}", f"-I{root / 'csrc' / 'cuda'}"
-        command = ["g++", *PLAIN, *flags, *include, "-x", "c++", "-c", source, "-o", compiled]
+
+def _compile(source: Path, flags: Sequence[str], inputs: Iterable[Path]) -> Path:
+    """The object file of a source that depends on `inputs`."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    compiled = BUILD / f"{source.stem}-{_digest(flags, [source, *inputs])}.o"
+    if not compiled.exists():
+        unfinished = compiled.with_suffix(f".{os.getpid()}")
+        command = ["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(unfinished)]
         subprocess.run(command, check=True)
-        return compiled
+        unfinished.rename(compiled)
+    return compiled
 
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile, sources(root)))
-    unfinished = folder / "unfinished"
-    subprocess.run(["g++", *SANITIZERS[sanitizer], *objects, "-o", unfinished], check=True)
-    unfinished.rename(program)
+
+def _link(name: str, sanitizer: str, objects: Sequence[Path]) -> Program:
+    program = BUILD / f"{name}-{_digest([sanitizer], objects)}"
+    if not program.exists():
+        unfinished = program.with_suffix(f".{os.getpid()}")
+        command = ["g++", *SANITIZERS[sanitizer], *map(str, objects), "-o", str(unfinished)]
+        subprocess.run(command, check=True)
+        unfinished.rename(program)
     return Program(program)
+
+
+def compile_all(
+    sanitizer: str = "plain", kernels: Sequence[str] = KERNELS, csrc: Path = ROOT / "csrc"
+) -> list[Path]:
+    """The objects of main.cpp, the emulator, the launches and these kernels."""
+    include = f"-I{HERE}", f"-I{csrc / 'cuda'}"
+    flags = [*FLAGS, *SANITIZERS[sanitizer], *include]
+    unseen = [f for f in flags if f != "-fsanitize=thread"]
+    headers = sorted(p for p in csrc.rglob("*") if p.suffix in (".h", ".cuh", ".inl"))
+    emulator = [HERE / "cuda_emulator.h"]
+    jobs = [(HERE / "cuda_emulator.cpp", unseen, emulator)]
+    jobs += [(HERE / "main.cpp", flags, headers), (csrc / "cuda" / "launch.cu", flags, headers)]
+    for name in KERNELS:
+        source = csrc / "cuda" / f"kernels_{name}.cu"
+        if name not in kernels:
+            flags_of_absent = [*flags, f"-DABSENT=kernels_{name}"]
+            jobs.append((HERE / "absent.cpp", flags_of_absent, headers + emulator))
+        else:
+            jobs.append((source, flags, headers + emulator))
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(_compile, *zip(*jobs, strict=True)))
+
+
+def build(
+    sanitizer: str = "plain", kernels: Sequence[str] = KERNELS, csrc: Path = ROOT / "csrc"
+) -> Program:
+    """The program with these kernels; a call that wants others ends it."""
+    return _link("program", sanitizer, compile_all(sanitizer, kernels, csrc))
+
+
+def build_lanes() -> Program:
+    """The program of `lanes.cu`."""
+    flags = [*FLAGS, f"-I{HERE}"]
+    inputs = HERE / "cuda_emulator.h", ROOT / "csrc" / "cuda" / "gpu.h"
+    sources = HERE / "lanes.cu", HERE / "cuda_emulator.cpp"
+    return _link("lanes", "plain", [_compile(source, flags, inputs) for source in sources])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`old` in a file of csrc, and what it becomes; PLANTED says whether the fault was chosen."""
+
+    file: str
+    old: str
+    new: str
+
+
+def build_faulty(folder: Path, faults: Sequence[Fault]) -> Program:
+    """A program of float32 kernels with one of the faults, chosen by FAULT=index when it runs."""
+    csrc = Path(shutil.copytree(ROOT / "csrc", folder / "csrc"))
+    for index, fault in enumerate(faults):
+        path = csrc / fault.file
+        text = path.read_text()
+        assert text.count(fault.old) == 1, f"{text.count(fault.old)} times in {fault}"
+        new = fault.new.replace("PLANTED", f"(planted_fault == {index})")
+        path.write_text(text.replace(fault.old, new))
+    chosen = (
+        '#include <cstdlib>\ninline const int planted_fault = std::atoi(std::getenv("FAULT"));\n'
+    )
+    header = csrc / "geometry.h"
+    header.write_text(header.read_text().replace("#pragma once\n", f"#pragma once\n{chosen}"))
+    return build("plain", ("f32",), csrc)

@@ -5,6 +5,7 @@ The kernels themselves are tested by cuda_emulator, their machine code by cuda_c
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +76,14 @@ def test_the_emulator_has_the_instructions_of_a_gpu(tmp_path):
     subprocess.run(["g++", *flags, *folders, *sources, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+def test_ops_on_the_emulated_gpu():
+    """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
+    edges = "test_edges and (segments_each or reflect_two or no_segments)"
+    command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", edges]
+    done = subprocess.run([*command, HERE / "test_ops.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "36 passed" in done.stdout
+    assert "previous kernel" in done.stderr + done.stdout  # torch says that CPU's are replaced

@@ -8,10 +8,10 @@ RESULTS := benchmarks/results
 SOURCES := setup.py pyproject.toml $(shell find csrc)
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train bench test lint format wheel clean
+.PHONY: help train bench test cuda-emulator lint format wheel clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
@@ -22,6 +22,9 @@ bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 10 min
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
+
+cuda-emulator: $(INSTALLED) ## run all CUDA kernels on the CPU under sanitizers, some 10 minutes
+	$(BIN)/pytest tests/cuda_emulator/sweep.py
 
 lint: $(INSTALLED) ## check style and types, change nothing
 	$(BIN)/ruff check

@@ -26,7 +26,12 @@ from cases import (
     ident,
     operands,
 )
-from contractions import assert_edges_exact, calls_of
+from contractions import (
+    assert_edges_exact,
+    assert_random_calls_exact,
+    calls_of,
+    random_calls,
+)
 from emulator import EmulatorError, Fault, Program, build, build_faulty, build_lanes
 from hypothesis import given, settings
 from layouts import channels_last, channels_sliced, odd_strides, sliced

@@ -16,11 +16,11 @@ NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py)
 
-.PHONY: help train bench test lint format wheel clean cuda-kernels cuda-check cuda-library cuda-test \
+.PHONY: help train bench test lint format wheel clean cuda-emulator cuda-kernels cuda-check cuda-library cuda-test \
   cuda-bench
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
@@ -31,6 +31,9 @@ bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 10 min
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
+
+cuda-emulator: $(INSTALLED) ## run all CUDA kernels on the CPU under sanitizers, some 10 minutes
+	$(BIN)/pytest tests/cuda_emulator/sweep.py
 
 lint: $(INSTALLED) ## check style and types, change nothing
 	$(BIN)/ruff check

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from cases import EDGES, Case, Operands, assert_bits, expected, operands
+from cases import EDGES, Case, Operands, assert_bits, by_reference, expected, operands
 from emulator import Call, Program, storage_of
+from hypothesis import strategies as st
+from layouts import cases, channels_last, channels_sliced, dtypes, layouts, odd_strides, sliced
 from torch import Tensor
 
 Layout = Callable[[Tensor], Tensor]
@@ -49,6 +51,28 @@ def assert_edges_exact(
     calls = edge_calls(names, dtype, layout)
     for key, result in zip(calls, program.run(list(calls.values())), strict=True):
         assert_bits(result, expected(key[0], dtype.is_complex)[key[1]], key)
+
+
+random_calls = st.tuples(
+    cases(),
+    dtypes,
+    st.tuples(layouts, layouts, layouts),
+    st.sampled_from([torch.Tensor.contiguous, channels_last, channels_sliced, odd_strides, sliced]),
+    st.integers(0, 999),
+)
+
+
+def assert_random_calls_exact(
+    program: Program, case: Case, dtype: torch.dtype, places: tuple, layout: Layout, seed: int
+) -> None:
+    """One of `random_calls`: operands in any layout, results in one without repeated elements."""
+    t = operands(case, dtype, seed)
+    t = Operands(*(place(v) for place, v in zip(places, t[:3], strict=True)), *t[3:])
+    calls, exact = calls_of(case, t, layout), by_reference(case, t)
+    results = program.run(list(calls.values()), seed)
+    for (name, call), result in zip(calls.items(), results, strict=True):
+        assert_bits(result, exact[name], f"{name} of {case}")
+        assert_rest_untouched(call.result, result)
 
 
 def assert_rest_untouched(before: Tensor, after: Tensor) -> None:

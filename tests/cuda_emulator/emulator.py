@@ -34,11 +34,11 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex128,
 )
 KERNELS = ("f32", "f64", "bf16", "f16")  # kernels_*.cu
-FLAGS = ("-std=c++20", "-O1", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++20", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = {
-    "plain": (),
-    "address": ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-    "thread": ("-g1", "-fsanitize=thread", "-DCUDA_EMULATOR_TSAN"),
+    "plain": ("-O1",),
+    "address": ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread", "-DCUDA_EMULATOR_TSAN"),
 }
 
 
@@ -196,7 +196,7 @@ def build(
 
 def build_lanes() -> Program:
     """The program of `lanes.cu`."""
-    flags = [*FLAGS, f"-I{HERE}"]
+    flags = [*FLAGS, *SANITIZERS["plain"], f"-I{HERE}"]
     inputs = HERE / "cuda_emulator.h", ROOT / "csrc" / "cuda" / "gpu.h"
     sources = HERE / "lanes.cu", HERE / "cuda_emulator.cpp"
     return _link("lanes", "plain", [_compile(source, flags, inputs) for source in sources])

@@ -15,10 +15,8 @@ from cases import (
     BF16,
     DTYPES,
     EDGES,
-    F16,
     F32,
     F64,
-    ROUNDING,
     Case,
     Operands,
     assert_bits,
@@ -28,11 +26,15 @@ from cases import (
     ident,
     operands,
 )
-from contractions import assert_edges_exact, assert_rest_untouched, calls_of
+from contractions import (
+    assert_edges_exact,
+    assert_random_calls_exact,
+    calls_of,
+    random_calls,
+)
 from emulator import EmulatorError, Fault, Program, build, build_faulty, build_lanes
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from layouts import cases, channels_last, channels_sliced, dtypes, layouts, odd_strides, sliced
+from layouts import channels_last, channels_sliced, odd_strides, sliced
 from torch import Tensor
 
 ALL = (1, 1, 1, 1)
@@ -50,26 +52,16 @@ def test_edges_are_exact(plain, dtype, layout):
     assert_edges_exact(plain, EDGES, dtype, layout)
 
 
-@settings(max_examples=60)
-@given(
-    cases(), dtypes, st.tuples(layouts, layouts, layouts, st.sampled_from(RESULTS)), st.integers()
-)
-def test_any_geometry_is_exact(plain, case, dtype, layout, seed):
-    t = operands(case, dtype, seed % 1000)
-    t = Operands(*(place(v) for place, v in zip(layout, t[:3], strict=False)), *t[3:])
-    calls, exact = calls_of(case, t, layout[3]), by_reference(case, t)
-    results = plain.run(list(calls.values()), seed % 2**32)
-    for (name, call), result in zip(calls.items(), results, strict=True):
-        assert_bits(result, exact[name], f"{name} of {case}")
-        assert_rest_untouched(call.result, result)
+@settings(max_examples=40)
+@given(random_calls)
+def test_any_geometry_is_exact(plain, calls):
+    assert_random_calls_exact(plain, *calls)
 
 
-def test_sanitized_edges_are_exact():
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=ident)
+def test_memory_is_used_as_it_may(layout):
     """Nothing reads or writes where it must not, and nothing overflows."""
-    program = build("address", ("f32", "bf16"))
-    for dtype in (F32, BF16):
-        assert_edges_exact(program, EDGES, dtype, torch.Tensor.contiguous)
-        assert_edges_exact(program, EDGES, dtype, channels_last)
+    assert_edges_exact(build("address", ("f32",)), EDGES, F32, layout)
 
 
 # With several tiles of everything, and sums that are split.
@@ -89,26 +81,21 @@ def floats(case: Case, dtype: torch.dtype) -> Operands:
     return Operands(*(torch.randn(s, generator=generator, dtype=F64).to(dtype) for s in shapes))
 
 
-@pytest.mark.parametrize("tf32", [False, True], ids=["exact", "tf32"])
-@pytest.mark.parametrize("dtype", [F32, F64, BF16, F16], ids=ident)
+@pytest.mark.parametrize("dtype", [F32, "tf32", BF16], ids=ident)
 @pytest.mark.parametrize("name", LAYERS)
-def test_errors_are_within_the_bound(plain, name, dtype, tf32):
-    """And float32 factors are rounded to TF32 only if that is allowed."""
-    layer, t = LAYERS[name], floats(LAYERS[name], dtype)
+def test_errors_are_within_the_bound(plain, name, dtype):
+    """16-bit results are float32 sums rounded once; TF32 rounds factors, and only if allowed."""
+    layer, tf32 = LAYERS[name], dtype == "tf32"
+    t = floats(layer, F32 if tf32 else dtype)
     exact = by_reference(layer, t)
     magnitude = by_reference(layer, Operands(*(v.abs() for v in t)))
-    calls = {
-        key: replace(call, allow_tf32=tf32)
-        for key, call in calls_of(layer, t).items()
-        if key != "channel_sum" or not tf32
-    }
+    calls = {key: replace(call, allow_tf32=tf32) for key, call in calls_of(layer, t).items()}
     for key, result in zip(calls, plain.run(list(calls.values())), strict=True):
         n, k, p, q = layer.output
         terms = 2 + max(n * p * q, k * 9, layer.input[1] * 9)
-        if tf32 and dtype == F32 and layer.geometry.groups < 40:
-            error = (result.double() - exact[key]).abs()
-            assert (error <= 2.0**-10 * magnitude[key]).all()
-            assert (error > 8 * terms**0.5 * ROUNDING[F32].sum * magnitude[key]).any()
+        if tf32 and key != "channel_sum" and name != "depthwise":
+            error = (result.double() - exact[key]).abs() / magnitude[key]
+            assert 2.0**-17 < error.max() < 2.0**-10  # two factors, rounded to 11 bits each
         else:
             assert_within(result, exact[key], magnitude[key], terms)
 
@@ -162,7 +149,9 @@ FAULTS = {
         "cuda/tiles.cuh", "gpu::commit_copies();", "if (!PLANTED) gpu::commit_copies();"
     ),
     "off_by_one": Fault(
-        "cuda/places.cuh", "if (index >= terms())", "if (index >= terms() + (PLANTED ? 1 : 0))"
+        "cuda/correlate.cuh",
+        "(patches.terms() + BY::kDepth - 1) / BY::kDepth",
+        "(patches.terms() + BY::kDepth - (PLANTED ? BY::kDepth : 1)) / BY::kDepth",
     ),
     "past_the_edge": Fault(
         "cuda/places.cuh",

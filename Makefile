@@ -59,8 +59,8 @@ cuda-library: $(INSTALLED)
 	TORCH_FULLCONV_CUDA=only $(BIN)/python setup.py build_ext --inplace
 
 cuda-test: cuda-library ## on a machine with a GPU: its instructions, then the tests with tensors on it
-	$(NVCC) -std=c++20 -arch=native -Icsrc/cuda tests/cuda_check/self_test.cu -o build/self_test
-	build/self_test
+	$(NVCC) -std=c++20 -arch=native -Icsrc/cuda tests/cuda_emulator/instructions.cu -o build/instructions
+	build/instructions
 	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/pytest --device cuda $(GPU_TESTS)
 
 cuda-bench: cuda-library ## on a machine with a GPU: time layers and models against cuDNN

@@ -67,18 +67,6 @@ def test_tf32_is_torchs_choice(precision, monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
-def test_the_emulator_has_the_instructions_of_a_gpu(tmp_path):
-    """By the program that `make cuda-test` runs on a GPU."""
-    sources = HERE / "cuda_check" / "self_test.cu", HERE / "cuda_emulator" / "cuda_emulator.cpp"
-    folders = f"-I{HERE / 'cuda_emulator'}", f"-I{HERE.parent / 'csrc' / 'cuda'}"
-    program = tmp_path / "self_test"
-    flags = "-std=c++20", "-O1", "-Wno-unknown-pragmas", "-x", "c++"
-    subprocess.run(["g++", *flags, *folders, *sources, "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
 def test_ops_on_the_emulated_gpu():
     """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
     edges = "test_edges and (segments_each or reflect_two or no_segments)"

@@ -159,7 +159,7 @@ def _load_cuda(function: str) -> None:
     try:
         load_cuda()
     except ImportError as error:
-        raise NotImplementedError(f"{function}(): no CUDA kernels: {error}") from None
+        raise NotImplementedError(f"{function}(): {error}") from None
 
 
 def _kind(tensor: Tensor) -> str:

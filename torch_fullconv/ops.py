@@ -69,9 +69,8 @@ def load_cuda() -> None:
     """Registers the kernels for CUDA tensors. `functional` does so at the first of them."""
     _load_library(
         "_C_cuda",
-        "It is built where the CUDA toolkit is ('TORCH_FULLCONV_CUDA=1 pip install "
-        "--no-build-isolation .' says what is missing); without it, move the layer and its input "
-        "to the CPU.",
+        "Build it with 'TORCH_FULLCONV_CUDA=1 pip install --no-build-isolation .' where nvcc is, or "
+        "move the layer and its input to the CPU.",
     )
 
 

@@ -194,12 +194,12 @@ def build(
     return _link("program", sanitizer, compile_all(sanitizer, kernels, csrc))
 
 
-def build_lanes() -> Program:
-    """The program of `lanes.cu`."""
+def build_instructions() -> Program:
+    """The program of `instructions.cu`."""
     flags = [*FLAGS, *SANITIZERS["plain"], f"-I{HERE}"]
     inputs = HERE / "cuda_emulator.h", ROOT / "csrc" / "cuda" / "gpu.h"
-    sources = HERE / "lanes.cu", HERE / "cuda_emulator.cpp"
-    return _link("lanes", "plain", [_compile(source, flags, inputs) for source in sources])
+    sources = HERE / "instructions.cu", HERE / "cuda_emulator.cpp"
+    return _link("instructions", "plain", [_compile(source, flags, inputs) for source in sources])
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ def load_cuda() -> None:
     """Registers the kernels for CUDA tensors. `functional` does so at the first of them."""
     _load_library(
         "_C_cuda",
-        "Build it with 'TORCH_FULLCONV_CUDA=1 pip install --no-build-isolation .' where nvcc is, or "
-        "move the layer and its input to the CPU.",
+        "Build it with 'TORCH_FULLCONV_CUDA=1 pip install --no-build-isolation .' where nvcc is, "
+        "or move the layer and its input to the CPU.",
     )
 
 

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.ops.load_library(str(emulated_ops.build()))
     elif device != "cpu":
         torch.set_default_device(device)
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cudnn.allow_tf32 = False
         ops.load_cuda()
 
 

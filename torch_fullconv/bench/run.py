@@ -98,7 +98,7 @@ def prepare_cuda() -> None:
         raise SystemExit("torch finds no CUDA device here")
     torch.cuda.init()
     torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if ops.allow_tf32() else "ieee"
+    torch.backends.cuda.matmul.allow_tf32 = ops.allow_tf32()
 
 
 def progress(what: str, items: Iterable[Item]) -> Iterator[Item]:

@@ -20,9 +20,10 @@ struct Phases {
   int count;
   Progression axis[kMostPhases];
 
-  int64_t most_positions() const {
+  FULLCONV_EVERYWHERE int64_t most_positions() const {
     int64_t most = 0;
-    for (int i = 0; i < count; ++i) most = std::max(most, axis[i].positions);
+    for (int i = 0; i < count; ++i)
+      if (axis[i].positions > most) most = axis[i].positions;
     return most;
   }
   int64_t most_taps() const {
@@ -41,12 +42,20 @@ struct CorrelateJob {
   int64_t batch;                                      // samples a segment
   int64_t segments, groups, depth, rows, components;  // depth and rows of one group
   bool wide_result;                                   // result is in the compute type
-  int64_t terms, pitch;                               // of a packed filter, in whole tiles
+  bool zeros_count;      // the padding's zeros are factors: NaN times one is NaN
+  int* special;          // set if the packed filter has a NaN or Inf and such zeros do not count
+  int64_t terms, pitch;  // of a packed filter, in whole tiles
   int64_t row_tiles, position_tiles;
   Phases h, w;
 
-  __host__ __device__ int64_t phases() const { return int64_t{h.count} * w.count; }
-  int64_t most_positions() const { return h.most_positions() * w.most_positions(); }
+  FULLCONV_EVERYWHERE int64_t phases() const { return int64_t{h.count} * w.count; }
+  FULLCONV_EVERYWHERE int64_t most_positions() const {
+    return batch * h.most_positions() * w.most_positions();
+  }
+  // Elements of the result, if all phases had as many positions as the largest.
+  FULLCONV_EVERYWHERE int64_t most_results() const {
+    return segments * groups * phases() * rows * components * most_positions();
+  }
 };
 
 // Reads the filter's element of a row and a term, in the real product that stands for a complex
@@ -75,8 +84,9 @@ __global__ void __launch_bounds__(256) pack_filter(const __grid_constant__ Corre
     int64_t row = digits.next(job.pitch), term = digits.next(job.terms);
     int64_t w = digits.next(job.w.count), h = digits.next(job.h.count);
     int64_t group = digits.next(job.groups), segment = digits.rest;
-    static_cast<S*>(job.filter)[i] =
-        filter_element<S>(job, segment, group, job.h.axis[h], job.w.axis[w], row, term);
+    S element = filter_element<S>(job, segment, group, job.h.axis[h], job.w.axis[w], row, term);
+    static_cast<S*>(job.filter)[i] = element;
+    if (job.special && !isfinite(widen(element))) atomicExch(job.special, 1);
   }
 }
 
@@ -177,6 +187,41 @@ struct Correlate {
     }
   }
 };
+
+// After a filter with a NaN or Inf, whose products with zeros around the source do not belong to
+// the result: all of it once more, without them. A thread takes single elements, as this is rare.
+template <class S>
+__global__ void __launch_bounds__(256)
+    correlate_without_zeros(const __grid_constant__ CorrelateJob job) {
+  using T = typename Compute<S>::type;
+  if (!*job.special) return;
+  int64_t rows = job.rows * job.components;
+  int64_t step = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < job.most_results();
+       i += step) {
+    Digits digits{i};
+    int64_t row = digits.next(rows), group = digits.next(job.groups);
+    int64_t phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
+    int64_t segment = digits.next(job.segments), position = digits.rest;
+    const Progression &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
+    Patches<S> patches{job.source, job.batch, job.depth, job.components, h, w};
+    int64_t offset = result_offset(job, patches, segment, position);
+    if (offset < 0) continue;
+
+    Source<S> source = patches.source(segment, group);
+    Place place = patches.position(position);
+    int64_t channel = group * job.rows + row % job.rows, component = row / job.rows;
+    T sum = job.bias ? widen(static_cast<const S*>(job.bias)[channel * job.bias_stride + component])
+                     : T(0);
+    for (int64_t term = 0; term < patches.terms(); ++term) {
+      int64_t at = source.find(place, patches.term(term));
+      if (at >= 0)
+        sum +=
+            widen(filter_element<S>(job, segment, group, h, w, row, term)) * widen(source.data[at]);
+    }
+    store_result<S>(job, offset + channel * job.result.c + component, sum);
+  }
+}
 
 template <class KERNEL>
 __global__ void __launch_bounds__(KERNEL::Loop::kThreads, KERNEL::Loop::kBlocks)

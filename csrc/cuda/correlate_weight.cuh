@@ -23,8 +23,8 @@ struct WeightJob {
   Progression h, w;            // the input's
   Progression grad_h, grad_w;  // the gradient's own positions
 
-  __host__ __device__ int64_t rows() const { return components * filters; }
-  __host__ __device__ int64_t terms() const { return h.taps * w.taps * components * channels; }
+  FULLCONV_EVERYWHERE int64_t rows() const { return components * filters; }
+  FULLCONV_EVERYWHERE int64_t terms() const { return h.taps * w.taps * components * channels; }
   int64_t positions() const { return batch * h.positions * w.positions; }
 };
 

@@ -47,7 +47,8 @@ struct Depthwise {
 #pragma unroll
           for (int i = 0; i < kResults; ++i) {
             int64_t offset = source.find(places[i], tap);
-            if (offset >= 0) sum[i] += factor * widen(source.data[offset]);
+            if (offset >= 0 || job.zeros_count)
+              sum[i] += factor * (offset < 0 ? T(0) : widen(source.data[offset]));
           }
         }
     T bias = job.bias ? widen(static_cast<const S*>(job.bias)[channel * job.bias_stride]) : T(0);
@@ -116,7 +117,7 @@ struct DepthwiseWeight {
           sum[t] += factor;
         } else {
           int64_t offset = input.find(place, taps[t]);
-          if (offset >= 0) sum[t] += factor * widen(input.data[offset]);
+          sum[t] += factor * (offset < 0 ? T(0) : widen(input.data[offset]));
         }
     }
   }

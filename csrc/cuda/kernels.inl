@@ -25,7 +25,7 @@ cudaError_t launch(void (*kernel)(JOB), int64_t blocks, int threads, size_t shar
 template <class KERNEL>
 cudaError_t launch_tiles(CorrelateJob job, cudaStream_t stream) {
   job.row_tiles = quotient_up(job.rows * job.components, KERNEL::A::kLanes);
-  job.position_tiles = quotient_up(job.batch * job.most_positions(), KERNEL::kColumns);
+  job.position_tiles = quotient_up(job.most_positions(), KERNEL::kColumns);
   int64_t blocks = job.row_tiles * job.position_tiles * job.phases() * job.groups * job.segments;
   return launch(correlate_tiles<KERNEL>, blocks, KERNEL::Multiply::kThreads,
                 sizeof(typename KERNEL::Shared), stream, job);
@@ -59,6 +59,11 @@ struct Launch {
                                                          stream);
   }
 
+  static cudaError_t correlate_without_zeros(const CorrelateJob& job, cudaStream_t stream) {
+    int64_t blocks = std::min<int64_t>(grid_of(job.most_results()), 1024);  // mostly for nothing
+    return launch(cuda::correlate_without_zeros<S>, blocks, kThreads, 0, stream, job);
+  }
+
   static cudaError_t correlate_weight(const WeightJob& job, const Way& way, cudaStream_t stream) {
     return choose<CorrelateWeight, Along::lanes, Along::depth>(job, job.rows(), way, stream);
   }
@@ -67,8 +72,7 @@ struct Launch {
     auto with = [&]<int LANES>() {
       using Kernel = Depthwise<S, LANES>;
       job.row_tiles = quotient_up(job.groups * job.rows, LANES);
-      job.position_tiles =
-          quotient_up(job.batch * job.most_positions(), Kernel::kPositions * Kernel::kResults);
+      job.position_tiles = quotient_up(job.most_positions(), Kernel::kPositions * Kernel::kResults);
       int64_t blocks = job.row_tiles * job.position_tiles * job.phases() * job.segments;
       return launch(cuda::depthwise<S, LANES>, blocks, kThreads, 0, stream, job);
     };
@@ -90,8 +94,9 @@ struct Launch {
     return launch(cuda::fold_padding<S>, grid_of(count), kThreads, 0, stream, job);
   }
 
-  static constexpr Kernels table{pack_filter, correlate,        correlate_weight, reduce_splits,
-                                 depthwise,   depthwise_weight, channel_sum,      fold_padding};
+  static constexpr Kernels table{pack_filter,      correlate,     correlate_without_zeros,
+                                 correlate_weight, reduce_splits, depthwise,
+                                 depthwise_weight, channel_sum,   fold_padding};
 
  private:
   static constexpr int kThreads = kDirectThreads;
@@ -122,8 +127,9 @@ struct Launch {
                          : launch_tiles<KERNEL<BY, ROWS, POSITIONS, 1>>(job, stream);
     };
     auto with_unit = [&]<class BY>() {
-      return tile_rows(rows) == 32 ? with_tile.template operator()<BY, 32>()
-                                   : with_tile.template operator()<BY, 128>();
+      return tile_rows(rows, way.tensor_cores) == 32
+                 ? with_tile.template operator()<BY, 32>()
+                 : with_tile.template operator()<BY, BY::kRows>();
     };
     if constexpr (sizeof(S) == 2) return with_unit.template operator()<ByTensorCores<S>>();
     if constexpr (sizeof(S) == 4)

@@ -164,13 +164,19 @@ const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
     return message(kernels.depthwise(job, job.result.c == 1, stream_of(context)));
   if (job.phases() == 1) join_rows(job.h.axis[0], job.w.axis[0], job.source, job.result);
   int64_t rows = job.rows * job.components, taps = job.h.most_taps() * job.w.most_taps();
-  job.pitch = round_up(rows, tile_rows(rows));
+  bool tensor_cores = takes_tensor_cores(context, dtype);
+  job.pitch = round_up(rows, tile_rows(rows, tensor_cores));
   job.terms = round_up(taps * job.components * job.depth, kMostDepth);
   int64_t filters = job.segments * job.groups * job.phases(), scalar = scalar_size(dtype);
   job.filter = context.allocate(filters * job.terms * job.pitch * scalar);
-  FULLCONV_TRY(message(kernels.pack_filter(job, stream_of(context))));
-  Way way = way_of(job, scalar, takes_tensor_cores(context, dtype));
-  return message(kernels.correlate(job, way, stream_of(context)));
+  cudaStream_t stream = stream_of(context);
+  if (!job.zeros_count) {
+    job.special = static_cast<int*>(context.allocate(sizeof(int)));
+    FULLCONV_TRY(message(cudaMemsetAsync(job.special, 0, sizeof(int), stream)));
+  }
+  FULLCONV_TRY(message(kernels.pack_filter(job, stream)));
+  FULLCONV_TRY(message(kernels.correlate(job, way_of(job, scalar, tensor_cores), stream)));
+  return job.zeros_count ? nullptr : message(kernels.correlate_without_zeros(job, stream));
 }
 
 // Splits for some blocks on each multiprocessor, `blocks` a split and segment, if each has enough
@@ -271,6 +277,7 @@ const char* correlate(const Context& context, Dtype dtype, const Geometry& geome
     return correlate(context, dtype, flat, segments, whole, flat_filter, bias, result);
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   CorrelateJob job = make_job(dtype, geometry, segments, input, rows, bias, result);
+  job.zeros_count = true;
   return run(context, dtype, job, {Progression(AxisTable::forward(geometry.h).map())},
              {Progression(AxisTable::forward(geometry.w).map())});
 }
@@ -310,10 +317,9 @@ const char* correlate_weight(const Context& context, Dtype dtype, const Geometry
     bool along_channels = job.input.c == 1 && job.grad.c == 1;
     FULLCONV_TRY(message(kernels.depthwise_weight(job, along_channels, stream)));
   } else {
-    split(context, job,
-          quotient_up(job.rows(), tile_rows(job.rows())) * quotient_up(job.terms(), kMostColumns) *
-              job.groups);
     Way way = way_of(job, scalar_size(dtype), takes_tensor_cores(context, dtype));
+    int64_t row_tiles = quotient_up(job.rows(), tile_rows(job.rows(), way.tensor_cores));
+    split(context, job, row_tiles * quotient_up(job.terms(), kMostColumns) * job.groups);
     FULLCONV_TRY(message(kernels.correlate_weight(job, way, stream)));
   }
   return message(kernels.reduce_splits(job, stream));

@@ -66,7 +66,7 @@ struct Scalars {
   using LanesB = Lanes<B, THREADS_B>;
   static constexpr int kThreads = THREADS_A * THREADS_B;
   // Threads of a multiprocessor that registers are left for.
-  static constexpr int kResident = sizeof(T) == 8 ? 256 : kThreads < 256 ? 384 : 512;
+  static constexpr int kResident = sizeof(T) == 8 ? 256 : 384;
   static constexpr int kRows = LanesA::kCount, kColumns = LanesB::kCount;
   static constexpr int kDepth = LanesA::kDepth;
 
@@ -209,7 +209,7 @@ struct TensorCores {
 template <class ELEMENT>
 struct ByScalars {
   using S = ELEMENT;
-  static constexpr int kColumns = 128, kDepth = 16, kStages = 2;
+  static constexpr int kRows = 64, kColumns = 128, kDepth = 16, kStages = 2;
   template <class A, class B>
   using Multiply = Scalars<A, B, A::kLanes / 8, 16>;
 };
@@ -217,7 +217,7 @@ struct ByScalars {
 template <>
 struct ByScalars<double> {
   using S = double;
-  static constexpr int kColumns = 64, kDepth = 8, kStages = 2;
+  static constexpr int kRows = 64, kColumns = 64, kDepth = 8, kStages = 2;
   template <class A, class B>
   using Multiply = Scalars<A, B, A::kLanes / 8, 16>;
 };
@@ -225,9 +225,10 @@ struct ByScalars<double> {
 template <class ELEMENT>
 struct ByTensorCores {
   using S = ELEMENT;
-  static constexpr int kColumns = 128, kDepth = sizeof(S) == 2 ? 32 : 16, kStages = 3;
+  static constexpr int kRows = 128, kColumns = 128, kDepth = sizeof(S) == 2 ? 32 : 16;
+  static constexpr int kStages = 3;
   template <class A, class B>
-  using Multiply = TensorCores<A, B, A::kLanes == 128 ? 2 : 1, 4>;
+  using Multiply = TensorCores<A, B, A::kLanes == kRows ? 2 : 1, 4>;
 };
 
 }  // namespace fullconv::cuda

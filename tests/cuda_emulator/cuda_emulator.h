@@ -57,6 +57,15 @@ inline cudaError_t cudaMallocManaged(void** memory, size_t bytes) {
   return *memory ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+
+inline int atomicExch(int* at, int value) {
+  return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
+}
+using std::isfinite;
 
 namespace cuda_emulator {
 

@@ -35,6 +35,7 @@ from contractions import (
 from emulator import EmulatorError, Fault, Program, build, build_faulty, build_instructions
 from hypothesis import given, settings
 from layouts import channels_last, channels_sliced, odd_strides, sliced
+from test_reproducible import SPECIAL_LAYERS, by_definition, with_special
 from torch import Tensor
 
 ALL = (1, 1, 1, 1)
@@ -70,7 +71,7 @@ LAYERS = {
     "strided": case((2, 16, 19, 17), (33, 16, 3, 3), (2, 2), ALL),
     "pointwise": case((2, 40, 12, 12), (130, 40, 1, 1)),
     "groups": case((2, 24, 11, 11), (36, 6, 3, 3), (1, 1), ALL),
-    "depthwise": case((2, 40, 17, 16), (40, 1, 3, 3), (1, 1), ALL),
+    "depthwise": case((5, 34, 11, 10), (34, 1, 3, 3), (1, 1), ALL),
     "circular": case((2, 6, 12, 13), (12, 6, 3, 3), (1, 1), (3, 3, 3, 3), mode="circular"),
 }
 
@@ -119,6 +120,21 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(plain, name):
         plain.run([calls_of(*of)[key] for key in keys]) for of in ((layer, t), (alone, own))
     )
     assert all(torch.equal(b[1:2], o) for b, o in zip(batch, one, strict=True))
+
+
+@pytest.mark.parametrize("operand", ["input", "filter", "grad"])
+@pytest.mark.parametrize("name", SPECIAL_LAYERS)
+def test_special_values_stay_where_they_belong(plain, name, operand):
+    """Results are NaN, Inf or exact, each where the definition says."""
+    layer, calls, exact = EDGES[name], [], []
+    for special, dtype in ((torch.nan, F32), (-torch.inf, F32), (torch.nan, BF16)):
+        t = with_special(layer, operand, 0.4, special, dtype)
+        by_name = by_definition(layer, with_special(layer, operand, 0.4, special))
+        for key, call in calls_of(layer, t).items():
+            calls.append(call)
+            exact.append(by_name[key].to(dtype))
+    for result, value in zip(plain.run(calls), exact, strict=True):
+        torch.testing.assert_close(result, value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_too_long_an_axis_is_an_error(plain):

@@ -12,6 +12,7 @@ The libraries speak only the LibTorch stable ABI (torch >= 2.10) and the limited
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -111,19 +112,21 @@ class BuildLibraries(BuildExtension):
         folder = Path(self.build_temp).resolve()
         objects = {s: str((folder / s).with_suffix(".cuda.o")) for s in files("cuda/*.cu")}
         command = [str(TOOLKIT / "bin/nvcc"), "-ccbin", get_cxx_compiler(), *NVCC_FLAGS]
-        command += [*architecture_flags(), "-MD", "-MF", "$out.d", "-c", "$in", "-o", "$out"]
+        command += architecture_flags()
         rules = [
             f"builddir = {folder}",
             "rule nvcc",
-            "  command = " + " ".join(command),
+            f"  command = {shlex.join(command)} -MD -MF $out.d -c $in -o $out",
             "  depfile = $out.d",
         ]
-        rules += [f"build {object}: nvcc {ROOT / s}" for s, object in objects.items()]
+        for source, object in objects.items():
+            built, used = (path.replace(" ", "$ ") for path in (object, str(ROOT / source)))
+            rules.append(f"build {built}: nvcc {used}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kernels.ninja").write_text("\n".join(rules) + "\n")
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
         try:
-            subprocess.run(["ninja", "-f", str(folder / "kernels.ninja"), *jobs], check=True)
+            subprocess.run(["ninja", "-k0", "-f", str(folder / "kernels.ninja"), *jobs], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise CompileError(f"{error}; TORCH_FULLCONV_CUDA=0 does without CUDA") from error
         return list(objects.values())

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -52,6 +52,9 @@ class Launch(NamedTuple):
     shared: int  # bytes
 
 
+Table = dict[tuple[str, str], list[int]]  # COLUMNS by architecture and kernel
+
+
 def up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
@@ -74,7 +77,7 @@ def occupancy(device: Device, registers: int, launch: Launch) -> float:
     return blocks * warps * 32 / device.threads
 
 
-def run(*command: str | Path, **options: object) -> str:
+def run(*command: str | Path, **options: Any) -> str:
     done = subprocess.run(list(map(str, command)), text=True, stdout=subprocess.PIPE, **options)
     if done.returncode:
         sys.exit(f"{done.stdout}\ncuda-check: '{command[0]}' failed")
@@ -140,33 +143,58 @@ COLUMNS = {
 }
 
 
-def table(kernels: dict[tuple[str, str], Kernel], names: dict[str, str]) -> dict[str, list[str]]:
-    """Rows of instructions.tsv, by architecture and name."""
+def count(kernels: dict[tuple[str, str], Kernel], names: dict[str, str]) -> Table:
+    """What instructions.tsv holds."""
     rows = {}
     for (architecture, name), kernel in sorted(kernels.items()):
-        counts = [
+        rows[architecture, names[name]] = [
             sum(n for opcode, n in kernel.instructions.items() if re.match(pattern, opcode))
             for pattern in COLUMNS.values()
         ]
-        rows[f"{architecture}\t{names[name]}"] = list(map(str, counts))
     return rows
+
+
+def read_table() -> tuple[str, Table]:
+    """Which nvcc it was written by, and its rows."""
+    head, *lines = (line.split("\t") for line in TABLE.read_text().splitlines())
+    return head[-1], {(line[0], line[1]): list(map(int, line[2:])) for line in lines}
+
+
+def write_table(nvcc: str, rows: Table) -> None:
+    head = ["architecture", "kernel", *COLUMNS, nvcc]
+    lines = [head, *([*key, *map(str, row)] for key, row in sorted(rows.items()))]
+    TABLE.write_text("".join("\t".join(line) + "\n" for line in lines))
 
 
 def demangle(names: set[str]) -> dict[str, str]:
     """As C++ would write them, without what all have in common."""
     ordered = sorted(names)
-    plain = run("c++filt", input="\n".join(ordered)).splitlines()
-    short = [re.sub(r"fullconv::cuda::|^void |\([^()]*\)$|\(\w+::Along\)", "", p) for p in plain]
-    return dict(zip(ordered, short, strict=True))
+    plain = run("c++filt", input="\n".join(ordered))
+    for old, new in {
+        r"fullconv::cuda::|^void |\([^()]*\)$": "",
+        r"\(Along\)0": "lanes",
+        r"\(Along\)1": "depth",
+        "> >": ">>",
+    }.items():
+        plain = re.sub(old, new, plain, flags=re.MULTILINE)
+    return dict(zip(ordered, plain.splitlines(), strict=True))
+
+
+def toolkit() -> Path:
+    """Of the build."""
+    (ninja,) = FOLDER.rglob("kernels.ninja")
+    return Path(re.findall(r"command = '?(.+)/bin/nvcc", ninja.read_text())[0])
+
+
+def release() -> str:
+    return "nvcc " + re.findall(r"release ([\d.]+)", run(toolkit() / "bin/nvcc", "--version"))[0]
 
 
 def launches() -> dict[str, Launch]:
     """What each kernel is launched with, by launches.cpp; the most shared memory of them."""
     program = FOLDER / "launches"
     sources = HERE / "launches.cpp", *(FOLDER / "temp").rglob("*.cuda.o")
-    (ninja,) = FOLDER.rglob("kernels.ninja")
-    toolkit = re.findall(r"command = (\S+)/bin/nvcc", ninja.read_text())[0]
-    folders = f"-I{toolkit}/include", f"-I{ROOT / 'csrc' / 'cuda'}"
+    folders = f"-I{toolkit() / 'include'}", f"-I{ROOT / 'csrc' / 'cuda'}"
     run("c++", "-std=c++20", "-w", *folders, *sources, "-o", program)
     found: dict[str, Launch] = {}
     for line in run(program).splitlines():
@@ -203,54 +231,59 @@ def import_with(python: str, library: Path) -> None:
     print(run(python, "-c", IMPORT, FOLDER, library, cwd=FOLDER, env=environment).strip())
 
 
-def check(
-    kernels: dict[tuple[str, str], Kernel], of: dict[str, Launch], names: dict[str, str]
-) -> list[str]:
-    """What is wrong, after all has been printed."""
-    problems = []
-    print(
-        f"{'architecture':14}{'registers':>9}{'threads':>9}{'shared':>9}{'occupancy':>11}  kernel"
-    )
+def check_resources(kernels: dict[tuple[str, str], Kernel], names: dict[str, str]) -> set[str]:
+    """Prints them, and returns what is wrong."""
+    problems, launched = set(), launches()
+    print("architecture  registers  threads  shared  occupancy  kernel")
     for (architecture, name), kernel in sorted(kernels.items()):
-        launch, what = of.get(name), f"{architecture} {names[name]}"
-        if launch is None:
-            problems.append(f"no layer launches {names[name]}")
+        what = f"{architecture} {names[name]}"
+        if name not in launched:
+            problems.add(f"no layer of launches.cpp launches {names[name]}")
             continue
+        launch = launched[name]
         part = occupancy(DEVICES[architecture], kernel.registers, launch)
         print(
-            f"{architecture:14}{kernel.registers:9}{launch.threads:9}{launch.shared:9}"
+            f"{architecture:12}{kernel.registers:11}{launch.threads:9}{launch.shared:8}"
             f"{part:11.0%}  {names[name]}"
         )
         if kernel.stack:
-            problems.append(f"{what}: a stack frame of {kernel.stack} bytes")
+            problems.add(f"{what}: a stack frame of {kernel.stack} bytes")
         if part == 0:
-            problems.append(f"{what}: no block of it fits")
-    found = table(kernels, names)
-    held = {
-        f"{row[0]}\t{row[1]}": row[2:]
-        for row in (line.split("\t") for line in TABLE.read_text().splitlines()[1:])
-        if row[0] in {architecture for architecture, _ in kernels}
+            problems.add(f"{what}: no block of it fits")
+    return problems
+
+
+def check_instructions(found: Table) -> set[str]:
+    """Another nvcc must have the same kinds of instructions, if not as many."""
+    nvcc, held = read_table()
+    exact = nvcc == release()
+    built = {architecture for architecture, _ in found}
+    held = {key: row for key, row in held.items() if key[0] in built}
+
+    def shown(row: list[int] | None) -> list[int] | None:
+        return row if exact or row is None else [min(n, 1) for n in row]
+
+    return {
+        f"{' '.join(key)}: {list(COLUMNS)} are {found.get(key)}, {TABLE.name} has {held.get(key)}"
+        for key in found.keys() | held.keys()
+        if shown(found.get(key)) != shown(held.get(key))
     }
-    for row in sorted(found.keys() | held.keys()):
-        if found.get(row) != held.get(row):
-            problems.append(f"{row}: {found.get(row)}, but {TABLE.name} has {held.get(row)}")
-    return sorted(set(problems))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--architectures", default="8.0;9.0;10.0+PTX")
+    parser.add_argument("--architectures", default="8.0;9.0;10.0+PTX", help="these or some of them")
     parser.add_argument("--python", help="import the package by this one, which has a CUDA torch")
     parser.add_argument("--update", action="store_true", help=f"write {TABLE.name} anew")
     arguments = parser.parse_args()
     library = build(arguments.python or sys.executable, arguments.architectures)
     kernels = disassemble(library)
     names = demangle({name for _, name in kernels})
+    found = count(kernels, names)
     if arguments.update:
-        rows = [f"{key}\t" + "\t".join(row) for key, row in table(kernels, names).items()]
-        TABLE.write_text("\n".join(["\t".join(["architecture", "kernel", *COLUMNS]), *rows]) + "\n")
-    if problems := check(kernels, launches(), names):
-        sys.exit("\n".join(problems))
+        write_table(release(), found)
+    if problems := check_resources(kernels, names) | check_instructions(found):
+        sys.exit("\n".join(sorted(problems)))
     if arguments.python:
         import_with(arguments.python, library)
 

@@ -36,6 +36,7 @@ cudaError_t __cudaLaunchKernel(void*, dim3, dim3, void**, size_t, cudaStream_t) 
 }
 unsigned __cudaPopCallConfiguration(dim3*, dim3*, size_t*, void*) { return 1; }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t) { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "CUDA error"; }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* launch, const void* kernel, void**) {
   const dim3& block = launch->blockDim;

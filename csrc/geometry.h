@@ -45,9 +45,15 @@ struct Axis {
   }
 };
 
+#if defined(__CUDACC__)
+#define FULLCONV_EVERYWHERE __host__ __device__
+#else
+#define FULLCONV_EVERYWHERE
+#endif
+
 // The input index that padded coordinate q shows, counted from the input's first element; -1 for a
 // zero.
-inline int64_t shown_index(int64_t q, int64_t size, Padding padding) {
+FULLCONV_EVERYWHERE inline int64_t shown_index(int64_t q, int64_t size, Padding padding) {
   if (q >= 0 && q < size) return q;
   switch (padding) {
     case Padding::zeros: return -1;
@@ -56,6 +62,33 @@ inline int64_t shown_index(int64_t q, int64_t size, Padding padding) {
     case Padding::circular: return q < 0 ? q + size : q - size;
   }
   return -1;
+}
+
+// Calls f(q) for every padded coordinate q that shows an input index, shown_index turned round.
+template <class F>
+FULLCONV_EVERYWHERE void for_showing(const Axis& axis, int64_t index, const F& f) {
+  int64_t first = -axis.pad_before, end = axis.size + axis.pad_after;
+  auto mirror = [&](int64_t q) {
+    if (q >= first && q < end) f(q);
+  };
+  f(index);
+  switch (axis.padding) {
+    case Padding::zeros: break;
+    case Padding::reflect:
+      if (index > 0) mirror(-index);
+      if (index < axis.size - 1) mirror(2 * (axis.size - 1) - index);
+      break;
+    case Padding::replicate:
+      if (index == 0)
+        for (int64_t q = first; q < 0; ++q) f(q);
+      if (index == axis.size - 1)
+        for (int64_t q = axis.size; q < end; ++q) f(q);
+      break;
+    case Padding::circular:
+      mirror(index - axis.size);
+      mirror(index + axis.size);
+      break;
+  }
 }
 
 // What kernels see of an axis. Plain pointers: this crosses into code of other instruction sets.
@@ -70,6 +103,40 @@ struct AxisMap {
   const int64_t* position;                   // [positions] index along the result's axis
   int64_t position_step;                     // position[p + 1] - position[p], or 0 if they differ
   const int64_t* tap;                        // [taps] index along the filter's axis
+};
+
+// The same without lists, for the maps whose positions and taps are evenly spaced: all that any tap
+// reaches.
+struct Progression {
+  int64_t positions, taps;
+  int64_t limit;
+  Padding padding;
+  int64_t base, step;               // base[p] + offset[0] = base + p·step
+  int64_t tap_step;                 // offset[t] - offset[0] = t·tap_step
+  int64_t position, position_step;  // position[p] = position + p·position_step
+  int64_t tap, tap_stride;          // tap[t] = tap + t·tap_stride
+
+  Progression() = default;
+
+  explicit Progression(const AxisMap& map)
+      : positions(map.positions),
+        taps(map.taps),
+        limit(map.limit),
+        padding(map.padding),
+        base(positions > 0 ? map.base[0] + (taps > 0 ? map.offset[0] : 0) : 0),
+        step(map.step),
+        tap_step(taps > 1 ? map.offset[1] - map.offset[0] : 0),
+        position(positions > 0 ? map.position[0] : 0),
+        position_step(map.position_step),
+        tap(taps > 0 ? map.tap[0] : 0),
+        tap_stride(taps > 1 ? map.tap[1] - map.tap[0] : 1) {}
+
+  // Positions that each meet the index of their own.
+  explicit Progression(int64_t size) : positions(size), taps(1), limit(size) {
+    padding = Padding::zeros;
+    base = tap_step = position = tap = 0;
+    step = position_step = tap_stride = 1;
+  }
 };
 
 class AxisTable {

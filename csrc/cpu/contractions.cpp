@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../views.h"
 #include "engine.h"
 #include "tasks.h"
 
@@ -24,38 +25,6 @@ const Engine& engine_of(Dtype dtype) {
     case Dtype::f16: return *set.f16;
   }
   return *set.f32;
-}
-
-int64_t scalar_size(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f64:
-    case Dtype::c128: return 8;
-    case Dtype::f32:
-    case Dtype::c64: return 4;
-    case Dtype::bf16:
-    case Dtype::f16: return 2;
-  }
-  return 0;
-}
-
-int64_t components_of(Dtype dtype) { return dtype == Dtype::c64 || dtype == Dtype::c128 ? 2 : 1; }
-
-View view(const Array& array, int64_t components) {
-  const int64_t* stride = array.stride;
-  return {array.data, stride[0] * components, stride[1] * components, stride[2] * components,
-          stride[3] * components};
-}
-
-// The filter with its own K as rows, C as depth.
-FilterView view_filter(const Array& filter, int64_t components, int64_t groups) {
-  int64_t k = filter.stride[0] * components;
-  return {filter.data,
-          filter.segment_stride * components,
-          filter.size[0] / groups * k,
-          k,
-          filter.stride[1] * components,
-          filter.stride[2] * components,
-          filter.stride[3] * components};
 }
 
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
@@ -221,30 +190,6 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   job.h = h.map();
   job.w = w.map();
   return job;
-}
-
-// A kernel as large as its input meets it at one position only: that is a 1x1 kernel over channels
-// that count all of a sample's elements, if input and filter have them in the same order.
-bool flatten(Geometry& geometry, Array& input, Array& filter) {
-  for (const Axis* axis : {&geometry.h, &geometry.w})
-    if (axis->size != axis->kernel || axis->pad_before + axis->pad_after > 0 || axis->dilation > 1)
-      return false;
-  int64_t c = input.size[1], h = geometry.h.size, w = geometry.w.size;
-  if (geometry.groups > 1 || h * w == 1) return false;
-  auto lies = [](const Array& array, int64_t c_stride, int64_t h_stride, int64_t w_stride) {
-    return array.stride[1] == c_stride && array.stride[2] == h_stride &&
-           array.stride[3] == w_stride;
-  };
-  bool planes = lies(input, h * w, w, 1) && lies(filter, h * w, w, 1);
-  bool channels_last = lies(input, 1, w * c, c) && lies(filter, 1, w * c, c);
-  if (!planes && !channels_last) return false;
-  for (Array* array : {&input, &filter}) {
-    array->size[1] = c * h * w;
-    array->size[2] = array->size[3] = array->stride[1] = 1;
-  }
-  for (Axis* axis : {&geometry.h, &geometry.w})
-    axis->size = axis->kernel = axis->stride = 1, axis->padding = Padding::zeros;
-  return true;
 }
 
 // Which form of full_convolve takes fewer steps, counted in vector operations a position: the

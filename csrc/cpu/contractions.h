@@ -4,25 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "../geometry.h"
+#include "../arrays.h"
 
-namespace fullconv {
-
-enum class Dtype { f32, f64, bf16, f16, c64, c128 };
-
-struct Array {  // a 4-D tensor, N C H W or K C R S (behind a segment axis); strides count elements
-  void* data;
-  int64_t size[4], stride[4];
-  int64_t segment_stride;
-};
-
-struct Geometry {
-  int64_t groups;
-  Axis h, w;
-  Algorithm algorithm;
-};
-
-namespace cpu {
+namespace fullconv::cpu {
 
 // result = correlation of input and filter (+ bias), with one filter for each of `segments` parts
 // of the batch.
@@ -47,5 +31,4 @@ Ways ways(Dtype, const Geometry&, int64_t segments, const Array& input, const Ar
 // result[k] = sum of grad over everything but its channels.
 void channel_sum(Dtype, const Array& grad, void* result);
 
-}  // namespace cpu
-}  // namespace fullconv
+}  // namespace fullconv::cpu

@@ -17,21 +17,9 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../geometry.h"
+#include "../arrays.h"
 
 namespace fullconv {
-
-// A tensor as scalars: strides count real scalars, also for complex tensors.
-struct View {
-  void* data;
-  int64_t n, c, h, w;
-};
-
-// A filter as scalars; its rows become the result's channels.
-struct FilterView {
-  const void* data;
-  int64_t segment, group, row, depth, r, s;  // strides
-};
 
 // result[n, g·rows + m, position] = bias[...] + Σ_{c,tap} filter[g, m, c, tap] · source[n, g·depth
 // + c, ...] for the positions and taps of one pair of axis maps, in each of `segments` parts of the

@@ -1,0 +1,5 @@
+#include "kernels.inl"
+
+namespace fullconv::cuda {
+const Kernels kernels_f64 = Launch<double>::table;
+}

@@ -108,7 +108,8 @@ constexpr PoolEngine make_pool_engine() {
          pool_way<PoolLines<S, POOLINGS>>()),
    ...);
   if constexpr (sizeof...(POOLINGS) == kPoolings - 1)
-    enter(Pooling::max_scatter, pool_way<PoolScatter<S>>());
+    enter(Pooling::max_scatter, pool_way<PoolChannels<S, Pooling::max_scatter>>(),
+          pool_way<PoolScatter<S>>());
   return engine;
 }
 

@@ -79,7 +79,7 @@ struct Reduction {
   static constexpr bool kMax = POOLING == Pooling::max || POOLING == Pooling::max_indices;
 
   V value = V{} + neutral();
-  Integers index = Integers{};  // of the largest so far; or the one to gather
+  Integers index = Integers{};  // of the largest so far; the one to gather; the position's own
 
   static constexpr T neutral() { return kMax ? lowest<T>() : T(0); }
 
@@ -93,6 +93,8 @@ struct Reduction {
       value = met != met ? met : value;
     } else if constexpr (POOLING == Pooling::max_gather) {
       value = met_index == index ? met : value;
+    } else if constexpr (POOLING == Pooling::max_scatter) {
+      value = met_index == index ? value + met : value;
     } else {
       value += met;
     }

@@ -1,5 +1,6 @@
 // Pooling of channels_last tensors: vectors along the channels, whose windows are the same. Nothing
-// is copied; the last vector of a pixel overlaps the one before.
+// is copied; the last vector of a pixel overlaps the one before. max_scatter gathers too: a pixel
+// adds the gradients of those windows over it whose indices name it.
 
 template <class S, Pooling POOLING>
 struct PoolChannels {
@@ -43,7 +44,8 @@ struct PoolChannels {
     const View &from = job.source, &out = job.result, &chosen = job.indices;
     const S* source = static_cast<const S*>(from.data) + n * from.n + c;
     int64_t* own = static_cast<int64_t*>(chosen.data);
-    if (own) own += n * chosen.n + c + y * chosen.h + x * chosen.w;
+    if (own) own += n * chosen.n + c;
+    if (own && POOLING != Pooling::max_scatter) own += y * chosen.h + x * chosen.w;
     // The window's first element, from which indices count.
     int64_t origin = job.first_h ? job.first_h[y] * job.width + job.first_w[x] : 0;
     Reduction<T, POOLING> sum[VECTORS];
@@ -51,6 +53,8 @@ struct PoolChannels {
     for (int64_t v = 0; v < VECTORS; ++v) {
       if constexpr (POOLING == Pooling::max_gather)
         sum[v].index = load_low<T>(own + v * lanes) - static_cast<Integer>(origin);
+      if constexpr (POOLING == Pooling::max_scatter)
+        sum[v].index += static_cast<Integer>(y * job.width + x);
     }
     for (int64_t k = job.h.begin[y]; k < job.h.begin[y + 1]; ++k)
       for (int64_t l = job.w.begin[x]; l < job.w.begin[x + 1]; ++l) {
@@ -61,7 +65,10 @@ struct PoolChannels {
           V value = load<T>(at + v * lanes);
           if constexpr (POOLING == Pooling::average_adjoint)
             value = divide<T>(value, divisor<T>(job, i, j));
-          sum[v].add(value, Integers{} + static_cast<Integer>(i * job.width + j - origin));
+          if constexpr (POOLING == Pooling::max_scatter)
+            sum[v].add(value, load_low<T>(own + i * chosen.h + j * chosen.w + v * lanes));
+          else
+            sum[v].add(value, Integers{} + static_cast<Integer>(i * job.width + j - origin));
         }
       }
     S* to = static_cast<S*>(out.data) + n * out.n + c + y * out.h + x * out.w;

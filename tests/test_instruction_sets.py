@@ -38,6 +38,9 @@ from layouts import (
     layouts,
     winograd_cases,
 )
+from test_pooling import test_avg_pool2d_is_stocks as check_averages
+from test_pooling import test_max_pool2d_is_stocks_to_the_bit as check_maxima
+from test_pooling import test_relu_of_special_values as check_relu
 from test_winograd import assert_winograd
 
 from torch_fullconv import ops
@@ -136,6 +139,14 @@ def digest() -> str:
     return sha256(torch.stack([sums, tiny.float()]).numpy().tobytes()).hexdigest()
 
 
+def pooling() -> None:
+    """Random layers, and what is special of ReLU."""
+    check_maxima()
+    check_averages()
+    for dtype in (F32, F64, BF16, F16):
+        check_relu(dtype, channels_last)
+
+
 def check_all(path: str) -> None:
     """One that adds an engine for bfloat16 takes the others of avx512."""
     assert ops.instruction_set() == os.environ["TORCH_FULLCONV_ISA"]
@@ -144,6 +155,7 @@ def check_all(path: str) -> None:
     sweep(dtypes)
     if len(dtypes) > 1:
         winograd_sweep()
+        pooling()
     halves()
     print(digest())
 

@@ -52,7 +52,7 @@ def last(value: Any) -> Any:
 )
 def test_samples_are_stocks_to_the_bit(name, dtype):
     for index, sample in enumerate(OPS[name].sample_inputs("cpu", dtype)):
-        if index % 5 and name == "max_pool2d":  # there are 1440
+        if index % 11 and name == "max_pool2d":  # there are 1440
             continue
         for placed in (sample, sample.noncontiguous(), sample.transform(last)):
             arguments = placed.input, *placed.args
@@ -271,6 +271,7 @@ def test_transforms_are_stocks_and_loop_nowhere(name):
             vmap(grad(loss))(x),
             vmap(vmap(lambda x: f(x[None])))(x),
             jvp(grad(loss), (x[0],), (x[1],))[1],
+            jvp(lambda x: jvp(lambda x: f(x * x), (x,), (x,))[1], (x[0],), (x[1],))[1],
             third(x[0]),
             jacrev(f)(x[0, :1, :1]),
             jacfwd(f)(x[0, :1, :1]),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import pool_ops
-from .autograd import InDims, _Operation, _to_front, transformed
+from .autograd import InDims, _differentiable, _Operation, _primals, _to_front, transformed
 from .pool_ops import Divisor, Windows
 
 
@@ -40,8 +40,9 @@ class Relu(_Operation):
         return None if grad is None else ReluGrad.apply(grad, output)
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Tensor) -> Tensor:
-        (output,) = ctx.saved_tensors
+        (output,) = _primals(ctx)
         return ReluGrad.apply(d_input, output)
 
     @staticmethod
@@ -94,8 +95,9 @@ class ReluGrad(_Operation):
         return None if cotangent is None else ReluGrad.apply(cotangent, output), None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_grad: Tensor | None, _: Any) -> Tensor:
-        (output,) = ctx.saved_tensors
+        (output,) = _primals(ctx)
         return torch.zeros_like(output) if d_grad is None else ReluGrad.apply(d_grad, output)
 
     @staticmethod
@@ -144,6 +146,7 @@ class MaxPool(_Operation):
         return MaxScatter.apply(grad, indices, ctx.windows, ctx.input_size), None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Tensor, _: Any) -> tuple[Tensor, None]:
         (indices,) = ctx.saved_tensors
         return MaxGather.apply(d_input, indices, ctx.windows), None
@@ -189,6 +192,7 @@ class MaxGather(_Operation):
         return MaxScatter.apply(cotangent, indices, ctx.windows, ctx.input_size), None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
         return MaxGather.apply(d_input, indices, ctx.windows)
@@ -226,6 +230,7 @@ class MaxScatter(_Operation):
         return MaxGather.apply(cotangent, indices, ctx.windows), None, None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
         return MaxScatter.apply(d_grad, indices, ctx.windows, ctx.input_size)
@@ -260,6 +265,7 @@ class AvgPool(_Operation):
         return AvgPoolAdjoint.apply(grad, *ctx.layer, ctx.input_size), None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
         return AvgPool.apply(d_input, *ctx.layer)
 
@@ -293,6 +299,7 @@ class AvgPoolAdjoint(_Operation):
         return AvgPool.apply(cotangent, *ctx.layer), None, None, None
 
     @staticmethod
+    @_differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
         return AvgPoolAdjoint.apply(d_grad, *ctx.layer, ctx.input_size)
 

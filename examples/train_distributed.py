@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make(model: str, seed: int) -> nn.Module:
     """The same weights in every process."""
     torch.manual_seed(seed)
-    return MODELS[model](torch_fullconv.Conv2d, 1)
+    return MODELS[model](torch_fullconv, 1)
 
 
 def shard(net: nn.Module) -> nn.Module:

@@ -122,7 +122,7 @@ class Explanation:
         if bias is not None:
             tensors |= {("b", False): bias, ("b", True): ops.channel_sum(grad[None])}
         values = Values(tensors)
-        self.geometry = _geometry(kernel=filter.shape[2:], **options)
+        self.geometry = _geometry(filter, kernel=filter.shape[2:], **options)
         layer = Layer(self.geometry, tuple(input.shape), tuple(filter.shape), bias is not None)
         self.input, self.filter, self.bias, self.grad = input, filter, bias, grad
         self.options, self.names = options, layer.names
@@ -323,7 +323,7 @@ def explain(
         )
     options = {name: getattr(layer, name) for name in DEFAULTS}
     if x is None:
-        x = _smallest(_geometry(kernel=filter.shape[2:], **options), filter.shape[2:])
+        x = _smallest(_geometry(filter, kernel=filter.shape[2:], **options), filter.shape[2:])
     if not isinstance(x, Tensor):
         x = _whole(INPUTS, (filter.shape[1] * layer.groups, *x[-2:]), filter)
     return Explanation(

@@ -68,7 +68,7 @@ def given(pair: Explanation) -> dict[str, Any]:
 def _axes(pair: Explanation) -> list[dict[str, int]]:
     """Rows and columns of the layer; a ValueError where the page has no room or no field for it."""
     sizes, kernel = pair.input.shape[-2:], pair.filter.shape[-2:]
-    g = _geometry(kernel=kernel, **pair.options)
+    g = _geometry(pair.filter, kernel=kernel, **pair.options)
     if g.padding_mode != 0:
         raise ValueError(f"the page pads with zeros, not by {pair.options['padding_mode']!r}")
     if (g.pad_top, g.pad_left) != (g.pad_bottom, g.pad_right):

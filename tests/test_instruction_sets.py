@@ -14,6 +14,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+import conftest  # noqa: F401, sets the profile in new processes too
 import pytest
 import torch
 from cases import (

@@ -112,7 +112,7 @@ class Program:
             env={
                 "CUDA_EMULATOR_SEED": str(seed),
                 "UBSAN_OPTIONS": "print_stacktrace=1",
-                "TSAN_OPTIONS": "halt_on_error=1",
+                "TSAN_OPTIONS": "halt_on_error=1 atexit_sleep_ms=0",
                 **(environment or {}),
             },
         )

@@ -205,7 +205,7 @@ class Fault:
     new: str
 
 
-def build_faulty(folder: Path, faults: Sequence[Fault]) -> Program:
+def build_faulty(folder: Path, faults: Sequence[Fault], sanitizer: str = "plain") -> Program:
     """A program of float32 kernels with one of the faults, chosen by FAULT=index when it runs."""
     csrc = Path(shutil.copytree(ROOT / "csrc", folder / "csrc"))
     for index, fault in enumerate(faults):
@@ -219,4 +219,4 @@ def build_faulty(folder: Path, faults: Sequence[Fault]) -> Program:
     )
     header = csrc / "geometry.h"
     header.write_text(header.read_text().replace("#pragma once\n", f"#pragma once\n{chosen}"))
-    return build("plain", ("f32",), csrc)
+    return build(sanitizer, ("f32",), csrc)

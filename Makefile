@@ -6,9 +6,18 @@ INSTALLED := .venv/installed
 RESULTS := benchmarks/results
 # Folders too: their times tell of files added or taken away.
 SOURCES := setup.py pyproject.toml $(shell find csrc)
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help train bench test cuda-emulator lint format wheel clean
+# Compiling the CUDA kernels takes minutes, so only the targets that are for them do.
+export TORCH_FULLCONV_CUDA ?= 0
+# A Python that has a CUDA torch; a GPU need not be there.
+CUDA_PYTHON ?= .venv-cuda/bin/python
+NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
+GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
+  convert.py opinfo.py compile.py)
+
+.PHONY: help train bench test lint format wheel clean cuda-emulator cuda-kernels cuda-check cuda-library cuda-test \
+  cuda-bench
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,10 +49,32 @@ format: $(INSTALLED) ## lay out all Python and C++ files
 wheel: $(INSTALLED) ## build a wheel in dist/ for every Python >= 3.10 and torch >= 2.10
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
+cuda-kernels: $(INSTALLED) ## compile the CUDA kernels for one architecture and check their machine code
+	$(BIN)/python tests/cuda_check/cuda_check.py --architectures 9.0
+
+cuda-check: $(INSTALLED) $(CUDA_PYTHON) ## the same for all, and import them under torch 2.14.1; no GPU needed
+	$(BIN)/python tests/cuda_check/cuda_check.py --python $(CUDA_PYTHON)
+
+cuda-library: $(INSTALLED)
+	TORCH_FULLCONV_CUDA=only $(BIN)/python setup.py build_ext --inplace
+
+cuda-test: cuda-library ## on a machine with a GPU: its instructions, then the tests with tensors on it
+	$(NVCC) -std=c++20 -arch=native -Icsrc/cuda tests/cuda_emulator/instructions.cu -o build/instructions
+	build/instructions
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/pytest --device cuda $(GPU_TESTS)
+
+cuda-bench: cuda-library ## on a machine with a GPU: time layers and models against cuDNN
+	$(BIN)/python -m torch_fullconv bench --device cuda --dtype float32 float16 bfloat16 \
+	  --json $(RESULTS)/cuda.json --markdown $(RESULTS)/cuda.md --plots $(RESULTS)
+
 clean: ## remove all that was built, the virtual environment included
-	rm -rf .venv build dist runs *.egg-info torch_fullconv/*.so
+	rm -rf .venv .venv-cuda build dist runs *.egg-info torch_fullconv/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv-cuda/bin/python:
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/pip install torch==2.14.1 setuptools numpy || (rm -rf .venv-cuda; false)
 
 # torch comes first, so that nothing else chooses its version.
 $(INSTALLED): $(SOURCES)

@@ -20,6 +20,7 @@ struct Geometry {
   int64_t groups;
   Axis h, w;
   Algorithm algorithm;
+  bool allow_tf32;  // on CUDA, products of float32 may be taken on tensor cores, rounded to TF32
 };
 
 // A tensor as scalars: strides count real scalars, also for complex tensors.

@@ -175,7 +175,7 @@ class Operands(NamedTuple):
 
 def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     """-3..3, and i times as much for complex dtypes; the same for all dtypes of a kind."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     real, imaginary = (torch.randint(-3, 4, shape, generator=generator).double() for _ in "ri")
     return (torch.complex(real, imaginary) if dtype.is_complex else real).to(dtype)
 
@@ -201,7 +201,7 @@ def by_ops(case: Case, t: Operands) -> dict[str, Tensor]:
 
 def by_reference(case: Case, t: Operands) -> dict[str, Tensor]:
     """The same by loops, in float64 or complex128, segment by segment."""
-    x, f, o, bias, input_bias = ((v.to(C128) if v.is_complex() else v.double()).numpy() for v in t)
+    x, f, o, bias, input_bias = (v.to("cpu", C128 if v.is_complex() else F64).numpy() for v in t)
     g, parts = case.geometry, case.segments
     layer = reference.Layer(
         case.input[2:],
@@ -241,7 +241,7 @@ def assert_bits(actual: Tensor, exact: Tensor, what: object = "") -> None:
     """Equal to the exact result rounded once."""
     torch.testing.assert_close(
         actual,
-        exact.to(actual.dtype),
+        exact.to(actual),
         rtol=0,
         atol=0,
         msg=lambda text: f"{what}: {text}\n{actual}\nexpected\n{exact}",

@@ -57,7 +57,7 @@ def function_of(operation: type, c: Case) -> tuple[Callable, tuple[tuple[int, ..
 
 
 def random(shapes: tuple[tuple[int, ...], ...], dtype=F64, needs_grad=False) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(3)
     tensors = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
     return [t.requires_grad_(needs_grad) for t in tensors]
 

@@ -121,11 +121,13 @@ def winograd_cases(draw: Any) -> Case:
     mode, kernel = draw(st.sampled_from(PADDING_MODES)), draw(st.sampled_from([3, 3, 5]))
     pads: list[int] = []
     sizes = draw(SHORT), draw(SHORT | LONG)
-    for size in sizes:
-        most = min(4, {"reflect": size - 1, "circular": size}.get(mode, 4))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 3), (2, 2), (5, 7)]))
+    for size, step in zip(sizes, dilation, strict=True):
+        span = step * (kernel - 1) + 1
+        most = min(span + 1, {"reflect": size - 1, "circular": size}.get(mode, span + 1))
         before = draw(st.integers(0, most))
         after = draw(st.integers(0, most))
-        assume(size + before + after >= kernel)
+        assume(size + before + after >= span)
         pads += before, after
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     channels = draw(st.sampled_from([1, 3, 16, 17, 33, 130]))
@@ -134,7 +136,7 @@ def winograd_cases(draw: Any) -> Case:
     n = draw(st.integers(1, 3)) * (parts or 1)
     filter = (() if parts is None else (parts,)) + (filters, channels, kernel, kernel)
     choices = PADDING_MODES.index(mode), ALGORITHMS.index("winograd")
-    geometry = Geometry(groups, 1, 1, *pads, 1, 1, *choices)
+    geometry = Geometry(groups, 1, 1, *pads, *dilation, *choices)
     return Case((n, channels * groups, *sizes), filter, geometry)
 
 

@@ -1,4 +1,4 @@
-"""The built library: one file, the stable interface only, clear words where it fails."""
+"""The built libraries: one file each, the stable interface only, clear words where they fail."""
 
 import re
 import shutil
@@ -12,11 +12,14 @@ import torch_fullconv
 
 PACKAGE = Path(torch_fullconv.__file__).parent
 LIBRARY = PACKAGE / "_C.abi3.so"
+CUDA = PACKAGE / "_C_cuda.abi3.so"  # built where nvcc is
+LIBRARIES = [LIBRARY, *([CUDA] if CUDA.exists() else [])]
+each_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
 
 
-def symbols(*options: str) -> list[str]:
+def symbols(library: Path, *options: str) -> list[str]:
     try:
-        command = ["nm", "-D", *options, str(LIBRARY)]
+        command = ["nm", "-D", *options, str(library)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError:
         pytest.skip("nm is not here to list symbols with")
@@ -24,29 +27,32 @@ def symbols(*options: str) -> list[str]:
 
 
 def test_the_library_is_one_file():
-    """Of the limited API's suffix: one build serves every Python."""
-    assert [p.name for p in PACKAGE.iterdir() if p.suffix in (".so", ".dylib")] == [LIBRARY.name]
+    """Of the limited API's suffix: one build serves every Python. CUDA's is another such file."""
+    assert sorted(p for p in PACKAGE.iterdir() if p.suffix in (".so", ".dylib")) == LIBRARIES
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
-def test_only_the_stable_interface_is_used():
+@each_library
+def test_only_the_stable_interface_is_used(library):
     """From torch its C shims, nothing of C++ (c10, at), so that one build serves every torch.
 
-    From Python nothing at all: ops are registered, not bound.
+    From Python nothing at all: ops are registered, not bound. CUDA's runtime is inside.
     """
-    used = symbols("--undefined-only")
+    used = symbols(library, "--undefined-only")
     shims = [s for s in used if "torch" in s]
     assert "torch_call_dispatcher" in shims
     assert [s for s in shims if not re.fullmatch(r"(aoti_)?torch_[a-z0-9_]+", s)] == []
     mangled = [s for s in used if s.startswith("_Z")]
     assert [s for s in mangled if re.search(r"c10|N?2at[0-9]|5torch|caffe", s)] == []
-    assert [s for s in used if s.startswith(("Py", "_Py"))] == []
+    assert [s for s in used if s.startswith(("Py", "_Py", "cuda", "__cuda"))] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
-def test_nothing_of_ours_is_visible():
-    """So that no other library's functions are taken for ours."""
-    assert [s for s in symbols("--defined-only") if "fullconv" in s] == []
+@each_library
+def test_nothing_of_ours_is_visible(library):
+    """So that no other library's functions are taken for ours, nor ours for another CUDA's."""
+    visible = symbols(library, "--defined-only")
+    assert [s for s in visible if "fullconv" in s or s.startswith("cuda")] == []
 
 
 def copy_of_package(folder: Path) -> Path:

@@ -32,13 +32,14 @@ NAMES = ("conv2d", "conv_transpose2d")
 OPS: dict[str, OpInfo] = {
     name: next(op for op in op_db if op.name == f"nn.functional.{name}") for name in NAMES
 }
+DEVICE = torch.get_default_device().type
 Tensors = tuple[Tensor, ...]  # input, weight and, where there is one, bias
 
 
 @cache
 def samples(name: str, dtype: torch.dtype) -> list[SampleInput]:
     torch.manual_seed(0)
-    return list(OPS[name].sample_inputs("cpu", dtype, requires_grad=False))
+    return list(OPS[name].sample_inputs(DEVICE, dtype, requires_grad=False))
 
 
 def describe(sample: SampleInput) -> str:
@@ -91,7 +92,7 @@ def test_samples(name, index, dtype, record_property):
     ours = partial(getattr(functional, name), **options)
     stock = partial(getattr(torch.nn.functional, name), **options)
     output = ours(*tensors)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     kind = C128 if dtype.is_complex else F64
     cotangent = torch.randn(output.shape, generator=generator, dtype=kind).to(dtype)
     # Contiguous tensors: unbatched and with groups, stock 2.13 gives a channels_last weight a wrong
@@ -124,7 +125,7 @@ def test_derivatives_of_samples(name, index):
     assert gradgradcheck(function, tensors, check_fwd_over_rev=True, **checks)
 
 
-ERRORS = list(OPS["conv2d"].error_inputs("cpu"))
+ERRORS = list(OPS["conv2d"].error_inputs(DEVICE))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: describe(e.sample_input))

@@ -96,7 +96,7 @@ LAYERS = {
 
 
 def floats(case: Case, dtype: torch.dtype) -> Operands:
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(7)
     shapes = case.input, case.filter, case.output, case.filter[:1], case.input[1:2]
     wide = torch.complex128 if dtype.is_complex else F64
     return Operands(*(torch.randn(s, generator=generator, dtype=wide).to(dtype) for s in shapes))

@@ -136,21 +136,18 @@ def test_what_overflows_only_in_the_transforms_does_not_show():
 
 
 def ways(n: int, c: int, size: int, k: int, kernel: int = 3, **geometry: int) -> set[str]:
-    pad = kernel // 2
+    g = Geometry(**geometry)
+    pads = [kernel // 2 * dilation for dilation in (g.dilation_h, g.dilation_w)]
     x, f = torch.zeros(n, c, size, size), torch.zeros(k, c, kernel, kernel)
-    return set(
-        ops.ways(
-            x,
-            f,
-            Geometry(**geometry)._replace(pad_top=pad, pad_bottom=pad, pad_left=pad, pad_right=pad),
-        ).values()
-    )
+    sides = zip(("pad_top", "pad_left", "pad_bottom", "pad_right"), pads * 2, strict=True)
+    return set(ops.ways(x, f, g._replace(**dict(sides))).values())
 
 
 def test_it_is_chosen_where_it_can_win():
     assert ways(2, 64, 56, 64) == ways(1, 128, 28, 128) == {"winograd"}
     assert "winograd" not in ways(2, 64, 56, 64, stride_h=2)
-    assert "winograd" not in ways(2, 64, 56, 64, dilation_w=2)
+    assert ways(2, 64, 56, 64, dilation_h=2, dilation_w=2) == {"winograd"}
+    assert "winograd" not in ways(2, 64, 28, 64, dilation_h=12, dilation_w=12)  # much padding
     assert "winograd" not in ways(2, 64, 56, 64, kernel=7)
     assert "winograd" not in ways(2, 3, 56, 4)
     assert "winograd" not in ways(2, 64, 56, 64, algorithm=1)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .ops import PADDING_MODES, Geometry
+from .ops import PADDING_MODES, Geometry, load_cuda
 
 DTYPES = frozenset(
     (
@@ -26,7 +26,7 @@ DTYPES = frozenset(
         torch.complex128,
     )
 )
-DEVICES = frozenset(("cpu", "meta"))
+DEVICES = frozenset(("cpu", "cuda", "meta"))
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _PADDING_MAX = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
@@ -136,6 +136,8 @@ def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]
                 f"{function}(): torch_fullconv has no kernels for {tensor.device.type} tensors in "
                 "this build; move the layer and its input to the CPU"
             )
+        if tensor.is_cuda:
+            _load_cuda(function)
         if autocast and is_autocast(first) and is_autocast(tensor):
             continue
         if tensor.dtype != first.dtype:
@@ -151,6 +153,13 @@ def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]
             f"{function}(): {first.dtype} is not supported; convert the tensors to float32, "
             "float64, bfloat16, float16, complex64 or complex128"
         )
+
+
+def _load_cuda(function: str) -> None:
+    try:
+        load_cuda()
+    except ImportError as error:
+        raise NotImplementedError(f"{function}(): {error}") from None
 
 
 def _kind(tensor: Tensor) -> str:

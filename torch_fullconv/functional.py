@@ -20,7 +20,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from . import _checks, algorithms
 from .autograd import Correlate, CorrelateWeight, FullConvolve
-from .ops import PADDING_MODES, Geometry
+from .ops import PADDING_MODES, Geometry, allow_tf32
 
 Size2 = int | Sequence[int]
 Mode = Literal["valid", "same", "full"]
@@ -47,6 +47,7 @@ def _autocast(
 
 
 def _geometry(
+    tensor: Tensor,
     stride: Size2,
     padding: Size2 | str,
     dilation: Size2,
@@ -82,6 +83,7 @@ def _geometry(
         dilation_w,
         PADDING_MODES.index(padding_mode),
         algorithms.current,
+        int(tensor.is_cuda and allow_tf32()),
     )
     _checks.check_geometry(geometry)
     return geometry
@@ -140,7 +142,7 @@ def conv2d(
         )
     _checks.check_tensors("conv2d", autocast=True, input=input, weight=weight, bias=bias)
     _checks.check_dims("conv2d", input, weight)
-    geometry = _geometry(stride, padding, dilation, groups, weight.shape[2:], padding_mode)
+    geometry = _geometry(weight, stride, padding, dilation, groups, weight.shape[2:], padding_mode)
     _checks.check_correlation(input, weight, bias, geometry)
     input, weight, bias = _autocast(input, weight, bias)
     if input.dim() == 4:
@@ -199,7 +201,7 @@ def conv_transpose2d(
     _checks.check_tensors("conv_transpose2d", autocast=True, input=input, weight=weight, bias=bias)
     _checks.check_dims("conv_transpose2d", input, weight)
     padding = _checks.pair("padding", padding)
-    geometry = _geometry(stride, padding, dilation, groups, weight.shape[2:])
+    geometry = _geometry(weight, stride, padding, dilation, groups, weight.shape[2:])
     extra = _checks.pair("output_padding", output_padding)
     _checks.check_output_padding(extra, geometry)
     geometry, size = _checks.check_transposed(input, weight, bias, geometry, extra)
@@ -245,7 +247,7 @@ def conv2d_input_grad(
     """
     _checks.check_tensors("conv2d_input_grad", weight=weight, grad_output=grad_output)
     _checks.check_batches("conv2d_input_grad", weight=weight, grad_output=grad_output)
-    geometry = _geometry(stride, padding, dilation, groups, weight.shape[2:], padding_mode)
+    geometry = _geometry(weight, stride, padding, dilation, groups, weight.shape[2:], padding_mode)
     size = _checks.sizes("input_size", input_size)
     _checks.check_gradient(size, weight.shape, grad_output, geometry)
     return FullConvolve.apply(grad_output, weight.conj(), None, geometry, size[2:])
@@ -289,7 +291,7 @@ def conv2d_weight_grad(
     _checks.check_tensors("conv2d_weight_grad", input=input, grad_output=grad_output)
     _checks.check_batches("conv2d_weight_grad", input=input, grad_output=grad_output)
     size = _checks.sizes("weight_size", weight_size)
-    geometry = _geometry(stride, padding, dilation, groups, size[2:], padding_mode)
+    geometry = _geometry(input, stride, padding, dilation, groups, size[2:], padding_mode)
     _checks.check_gradient(input.shape, size, grad_output, geometry)
     segments = input.shape[0] if per_sample else None
     return CorrelateWeight.apply(input.conj(), grad_output, geometry, size[2:], segments)

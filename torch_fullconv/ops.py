@@ -7,6 +7,7 @@ fake kernel, the rule for the shape, dtype and memory format of its result, whic
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import struct
 from pathlib import Path
@@ -33,6 +34,7 @@ class Geometry(NamedTuple):
     dilation_w: int = 1
     padding_mode: int = 0  # index into PADDING_MODES
     algorithm: int = 0  # index into ALGORITHMS
+    allow_tf32: int = 0  # whether CUDA may round float32 to TF32
 
     def output_size(self, height: int, width: int, r: int, s: int) -> tuple[int, int]:
         """(P, Q) of the correlation of an (height, width) input with an (r, s) filter."""
@@ -41,15 +43,15 @@ class Geometry(NamedTuple):
         return rows // self.stride_h + 1, columns // self.stride_w + 1
 
 
-def _load_library() -> None:
-    """Registers the ops of _C.abi3.so; an ImportError says why it does not load and what to do."""
+@functools.cache
+def _load_library(name: str, build: str) -> None:
+    """Registers the ops of a library; an ImportError says why it does not load and what to do."""
     folder = Path(__file__).parent
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
-    found = [p for p in sorted(folder.glob("_C*")) if any(p.name.endswith(s) for s in suffixes)]
+    found = [p for p in (folder / (name + suffix) for suffix in suffixes) if p.exists()]
     if not found:
         raise ImportError(
-            f"torch_fullconv: its native library _C.abi3.so is missing from {folder}. Build it "
-            "with 'pip install --no-build-isolation .' in a checkout, or reinstall the wheel."
+            f"torch_fullconv: its native library {name}.abi3.so is missing from {folder}. {build}"
         )
     try:
         _check_whole(found[0])
@@ -62,6 +64,22 @@ def _load_library() -> None:
         ) from error
 
 
+@torch.compiler.assume_constant_result
+def load_cuda() -> None:
+    """Registers the kernels for CUDA tensors. `functional` does so at the first of them."""
+    _load_library(
+        "_C_cuda",
+        "Build it with 'TORCH_FULLCONV_CUDA=1 pip install --no-build-isolation .' where nvcc is, "
+        "or move the layer and its input to the CPU.",
+    )
+
+
+@torch.compiler.assume_constant_result
+def allow_tf32() -> bool:
+    """Whether torch lets convolutions on CUDA round float32 to TF32 (by default it does)."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
 def _check_whole(library: Path) -> None:
     """An OSError for an ELF file that was cut short, of which the loader would die."""
     content = library.read_bytes()
@@ -72,7 +90,10 @@ def _check_whole(library: Path) -> None:
             raise OSError("the file is cut short")
 
 
-_load_library()
+_load_library(
+    "_C",
+    "Build it with 'pip install --no-build-isolation .' in a checkout, or reinstall the wheel.",
+)
 
 _ops = torch.ops.torch_fullconv
 

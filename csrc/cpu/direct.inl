@@ -314,6 +314,26 @@ struct Direct {
            columns_of(job, panel) % lanes == 0;
   }
 
+  // How many positions a tile has that begins at j. Where the taps are far apart it may pay to cut
+  // the row where one of them enters or leaves the padding, so that each tile knows its taps.
+  static int64_t piece(const AxisMap& w, int64_t j, int64_t tile, bool cut) {
+    int64_t end = least(j + tile, w.positions);
+    for (int64_t s = 0; cut && s < w.taps; ++s)
+      for (int64_t edge : {w.inner[s].first, w.inner[s].second})
+        if (edge > j && edge < end) end = edge;
+    return end - j;
+  }
+  // Of a row's tiles: products, and the filter's two vectors, which each of a tile's taps loads.
+  static int64_t row_cost(const AxisMap& w, int64_t tile, bool cut) {
+    int64_t cost = 0;
+    for (int64_t j = 0, some; j < w.positions; j += some) {
+      some = piece(w, j, tile, cut);
+      for (int64_t s = 0; s < w.taps; ++s)
+        if (j + some > w.inner[s].first && j < w.inner[s].second) cost += some + 2;
+    }
+    return cost;
+  }
+
   // The products of a chunk of channels with some panels, which share a tile's patches.
   static void multiply_panels(const CorrelateJob& job, const Place& place, const PaddedBlock& block,
                               int64_t channel, int64_t channels, const T* padded, TapPlace* taps,
@@ -324,6 +344,7 @@ struct Direct {
     // Neighbouring taps of a row lie beside each other: they are one run.
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
     int64_t together = channels == job.depth && span == job.w.taps - 1 ? job.w.taps : 1;
+    bool cut = skips && together == 1 && row_cost(job.w, tile, true) < row_cost(job.w, tile, false);
     int64_t part = job.depth * job.h.taps * job.w.taps * kColumns<T>;  // of a panel of the filter
     filter += channel * job.h.taps * job.w.taps * kColumns<T>;
     for (int64_t n = 0; n < place.samples; ++n)
@@ -336,8 +357,9 @@ struct Direct {
                      ? sums + (p - panel) * width * kColumns<T>
                      : sums + p * place.size(job) + (n * place.rows + i) * width * kColumns<T>;
         };
-        for (int64_t j = 0; j < width; j += tile) {
-          int64_t some = least(tile, width - j), count = 0;
+        for (int64_t j = 0, some; j < width; j += some) {
+          int64_t count = 0;
+          some = piece(job.w, j, tile, cut);
           for (int64_t r = 0; r < job.h.taps; ++r)
             for (int64_t s = 0; s < job.w.taps; s += together) {
               auto [top, bottom] = job.h.inner[r];

@@ -36,9 +36,10 @@ inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t
   }
 }
 
-// Where a strip is in an image: row `y` and column `x`, counted as base + offset of the axis maps.
+// Where a strip is in an image: its first row and column, counted as base + offset of the axis
+// maps, and the steps to the next ones.
 struct Place {
-  int64_t y, x, rows, columns;
+  int64_t y, x, rows, columns, step_y, step_x;
 };
 
 // An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
@@ -63,11 +64,11 @@ template <class S, class T>
 void load_strip(const S* from, const View& strides, int64_t channels, const AxisMap& h,
                 const AxisMap& w, const Place& place, T* to) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  int64_t low = place.x >= 0 ? 0 : least(place.columns, -place.x);
-  int64_t high = least(place.columns, w.limit - place.x);
+  int64_t low = place.x >= 0 ? 0 : least(place.columns, quotient_up(-place.x, place.step_x));
+  int64_t high = least(place.columns, quotient_up(w.limit - place.x, place.step_x));
   if (high < low) high = low;
   for (int64_t i = 0; i < place.rows; ++i, to += place.columns * lanes) {
-    int64_t y = source_or_none(h, place.y + i);
+    int64_t y = source_or_none(h, place.y + i * place.step_y);
     if (y < 0) {
       clear(to, 1, place.columns * lanes);
       continue;
@@ -75,7 +76,7 @@ void load_strip(const S* from, const View& strides, int64_t channels, const Axis
     const S* row = from + y * strides.h;
     auto edge = [&](int64_t j, int64_t end) {
       for (; j < end; ++j) {
-        int64_t x = source_or_none(w, place.x + j);
+        int64_t x = source_or_none(w, place.x + j * place.step_x);
         if (x < 0)
           clear(to + j * lanes, 1, lanes);
         else
@@ -83,13 +84,13 @@ void load_strip(const S* from, const View& strides, int64_t channels, const Axis
       }
     };
     edge(0, low);
-    int64_t j = low;
-    if (strides.w == 1 && strides.c != 1) {
+    int64_t j = low, step = place.step_x * strides.w;
+    if (step == 1 && strides.c != 1) {
       load_transposed(row + place.x + j, strides.c, channels, high - j, to + j * lanes, lanes);
       j = high;
     }
     for (; j < high; ++j)
-      load_pixel(row + (place.x + j) * strides.w, strides.c, channels, to + j * lanes);
+      load_pixel(row + place.x * strides.w + j * step, strides.c, channels, to + j * lanes);
     edge(high, place.columns);
   }
 }

@@ -10,7 +10,7 @@
 // A task owns some tiles, across the batch, by some of a group's rows. It transforms the tiles of a
 // chunk of channels, multiplies, and transforms back, all in scratch that stays in the cache. The
 // filter is transformed once and kept where it serves many tasks, else by the task that needs it.
-// A tile's sums depend on no other tile.
+// A tile's sums depend on no other tile. With dilation d the elements of a tile are d apart.
 //
 // The transforms spread a NaN, an Inf or an overflow over the whole tile. Whoever sees one in a
 // result says so in `spread`, and the sample is done again by a way that does not.
@@ -23,13 +23,13 @@ struct WinogradBlocks {
   // a sum over more than kChain channels is cut, for the rounding.
   static constexpr int64_t kTiles = 56 / kRows * kRows, kFilterRows = 128;
 
-  int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
+  Tiles image;
+  int64_t tiles;  // of a segment
   int64_t row_block, row_blocks, depth_block, depth_blocks;
 
   explicit WinogradBlocks(const CorrelateJob& job)
-      : tiles_h(quotient_up(job.h.positions, m)),
-        tiles_w(quotient_up(job.w.positions, m)),
-        tiles(job.batch * tiles_h * tiles_w),
+      : image{TiledAxis(job.h, m), TiledAxis(job.w, m)},
+        tiles(job.batch * image.count()),
         row_block(round_up(quotient_up(job.rows, row_parts(job)), kColumns<T>)),
         row_blocks(quotient_up(job.rows, row_block)),
         depth_block(quotient_up(job.depth, quotient_up(job.depth, kChain))),
@@ -62,7 +62,7 @@ struct Winograd {
 
   static bool fits(const CorrelateJob& job) {
     if (job.algorithm == Algorithm::direct || job.components != 1) return false;
-    if (!taps_beside_each_other<R>(job.h) || !taps_beside_each_other<R>(job.w)) return false;
+    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return false;
     if (job.rows == 0 || job.depth == 0 || job.batch == 0) return false;
     return job.algorithm == Algorithm::winograd || is_cheaper(job);
   }
@@ -103,7 +103,6 @@ struct Winograd {
     int64_t unit = owner / blocks.row_blocks, group = unit % job.groups,
             segment = unit / job.groups;
 
-    Tiles plan{blocks.tiles_h, blocks.tiles_w, m};
     T* inputs = static_cast<T*>(scratch);
     T* products = inputs + all * blocks.input_plane();
     T* strip = products + all * blocks.product_plane();
@@ -115,8 +114,8 @@ struct Winograd {
       source.data = static_cast<S*>(source.data) + segment * job.batch * source.n +
                     (group * job.depth + first) * source.c;
       transform_tiles<S, InputEvaluation, kPoints>(
-          source, depth, job.h, job.w, {origin(job.h), origin(job.w)}, plan, tile, tiles, strip,
-          inputs, blocks.input_line(), blocks.input_plane());
+          source, depth, job.h, job.w, {origin(job.h), origin(job.w)}, blocks.image, tile, tiles,
+          strip, inputs, blocks.input_line(), blocks.input_plane());
       int64_t part = owner * blocks.depth_blocks + index;
       const T* filters = own_filter;
       if (blocks.keeps_filter())
@@ -142,10 +141,10 @@ struct Winograd {
     Blocks blocks(job);
     double depth = 1.0 * round_up(job.depth, lanes) / lanes;
     double rows = 1.0 * round_up(job.rows, lanes) / lanes;
-    double tiles = 1.0 * blocks.tiles_h * blocks.tiles_w;
     double transforms = 600 * (depth * blocks.row_blocks + rows);
-    double winograd = tiles * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
-    double direct = 1.0 * job.h.positions * job.w.positions * R * R * job.depth * (rows + 1);
+    double winograd =
+        blocks.image.count() * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
+    double direct = terms_of(job.h) * terms_of(job.w) * job.depth * (rows + 1);
     return winograd < direct;
   }
 
@@ -218,16 +217,19 @@ struct Winograd {
     if (job.bias)
       for (int64_t lane = 0; lane < channels; ++lane)
         bias[lane] = widen(static_cast<const S*>(job.bias)[(channel + lane) * job.bias_stride]);
-    Tiles plan{blocks.tiles_h, blocks.tiles_w, m};
-    for_strips(plan, first, count,
+    const auto& [h, w] = blocks.image;
+    View result = job.result;
+    result.h *= h.dilation;
+    result.w *= w.dilation;
+    for_strips(blocks.image, first, count,
                [&](int64_t n, int64_t row, int64_t column, int64_t tiles, int64_t at) {
                  int64_t sample = segment * job.batch + n;
-                 int64_t rows = least(m, job.h.positions - m * row);
-                 int64_t columns = least(m * tiles, job.w.positions - m * column);
-                 S* to = static_cast<S*>(job.result.data) + sample * job.result.n +
-                         channel * job.result.c + job.h.position[m * row] * job.result.h +
-                         job.w.position[m * column] * job.result.w;
-                 prefetch_strip(rows, columns, channels, to, job.result);
+                 int64_t rows = least(m, h.positions_from(row));
+                 int64_t columns = least(m * tiles, w.positions_from(column));
+                 if (rows == 0 || columns == 0) return;
+                 S* to = static_cast<S*>(result.data) + sample * result.n + channel * result.c +
+                         job.h.position[row] * job.result.h + job.w.position[column] * job.result.w;
+                 prefetch_strip(rows, columns, channels, to, result);
                  V special = {};
                  for (int64_t tile = 0; tile < tiles; ++tile)
                    special += interpolate_tile<m>(products + (at + tile) * blocks.row_block,
@@ -236,7 +238,7 @@ struct Winograd {
                  for (int64_t lane = 0; lane < lanes; ++lane)
                    if (special[lane] != 0)
                      __atomic_store_n(job.spread + sample, true, __ATOMIC_RELAXED);
-                 store_strip(strip, m * tiles, rows, columns, channels, to, job.result);
+                 store_strip(strip, m * tiles, rows, columns, channels, to, result);
                });
   }
 };

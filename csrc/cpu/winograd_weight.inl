@@ -6,8 +6,8 @@
 //     product[point][c][k] += Σ_tile inputs[point][tile][c] · grads[point][tile][k]
 //
 // A task owns a block of channels by a block of filters and a part of the tiles, which follow from
-// the shape alone; reduce adds the parts in order. Scratch a task: the products of its block, one
-// chunk of tiles of both operands.
+// the shape alone; reduce adds the parts in order. With dilation d the elements of a tile are d
+// apart. Scratch a task: the products of its block, one chunk of tiles of both operands.
 
 template <class S, int R>
 struct WinogradWeightBlocks {
@@ -15,13 +15,13 @@ struct WinogradWeightBlocks {
   static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
   static constexpr int64_t kTiles = 64, kChannels = 128, kFilters = 128;
 
-  int64_t tiles_h, tiles_w, tiles;  // of an image; of a segment
+  Tiles image;
+  int64_t tiles;  // of a segment
   int64_t channel_blocks, channel_block, filter_blocks, filter_block;
 
   explicit WinogradWeightBlocks(const WeightJob& job)
-      : tiles_h(quotient_up(job.h.positions, r)),
-        tiles_w(quotient_up(job.w.positions, r)),
-        tiles(job.batch * tiles_h * tiles_w),
+      : image{TiledAxis(job.h, r), TiledAxis(job.w, r)},
+        tiles(job.batch * image.count()),
         channel_blocks(quotient_up(job.channels, kChannels)),
         channel_block(quotient_up(job.channels, channel_blocks)),
         filter_blocks(quotient_up(job.filters, kFilters)),
@@ -44,7 +44,7 @@ struct WinogradWeight {
 
   static bool fits(const WeightJob& job) {
     if (job.algorithm == Algorithm::direct || job.components != 1) return false;
-    if (!taps_beside_each_other<R>(job.h) || !taps_beside_each_other<R>(job.w)) return false;
+    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return false;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return false;
     return job.algorithm == Algorithm::winograd || is_cheaper(job);
   }
@@ -92,18 +92,17 @@ struct WinogradWeight {
     grad.data = static_cast<S*>(grad.data) + segment * job.batch * grad.n +
                 (group * job.filters + k) * grad.c;
     OneTap maps(job.h, job.w);
-    Tiles plan{blocks.tiles_h, blocks.tiles_w, r};
     int64_t tile = blocks.tiles * split / job.splits, end = blocks.tiles * (split + 1) / job.splits;
     int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, Blocks::kTiles));
     for (bool add = false; tile < end; tile += chunk, add = true) {
       int64_t count = least(chunk, end - tile);
       transform_tiles<S, InputEvaluation, kPoints>(
           input, channels, job.h, job.w,
-          {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, plan, tile, count,
-          strip, inputs, blocks.input_line(), Blocks::kTiles * blocks.input_line());
-      transform_tiles<S, FilterEvaluation<r>, r>(grad, filters, maps.h, maps.w, {0, 0}, plan, tile,
-                                                 count, strip, grads, blocks.grad_line(),
-                                                 Blocks::kTiles * blocks.grad_line());
+          {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
+          count, strip, inputs, blocks.input_line(), Blocks::kTiles * blocks.input_line());
+      transform_tiles<S, FilterEvaluation<r>, r>(
+          grad, filters, maps.h, maps.w, {0, 0}, blocks.image, tile, count, strip, grads,
+          blocks.grad_line(), Blocks::kTiles * blocks.grad_line());
       for (int64_t point = 0; point < all; ++point)
         multiply_transposed(channels, filters, count,
                             inputs + point * Blocks::kTiles * blocks.input_line(),
@@ -144,8 +143,7 @@ struct WinogradWeight {
                                  filters * blocks.channel_blocks);
     double winograd = blocks.tiles * (all * job.channels * filters + transforms) +
                       350 * splits(job) * job.channels * filters;
-    double positions = 1.0 * job.batch * job.h.positions * job.w.positions;
-    double direct = positions * R * R * job.channels * (filters + 1);
+    double direct = job.batch * terms_of(job.h) * terms_of(job.w) * job.channels * (filters + 1);
     return winograd < direct;
   }
 

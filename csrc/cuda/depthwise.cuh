@@ -61,7 +61,7 @@ struct Depthwise {
 };
 
 template <class S, int LANES>
-__global__ void __launch_bounds__(kDirectThreads)
+__global__ void __launch_bounds__(kDirectThreads, 2)
     depthwise(const __grid_constant__ CorrelateJob job) {
   Depthwise<S, LANES>::run(job);
 }

@@ -56,9 +56,8 @@ const char* check_reach(const Progression& axis) {
   int64_t last = axis.positions > 0 ? axis.base + (axis.positions - 1) * axis.step : 0;
   int64_t reach = axis.taps > 0 ? (axis.taps - 1) * axis.tap_step : 0;
   if (far(axis.limit) || far(axis.base) || far(last) || far(reach))
-    return "torch_fullconv: on CUDA, an axis with its padding must be shorter than 2^29, and so "
-           "must "
-           "a dilated kernel";
+    return "on CUDA, an axis with its padding must be shorter than 2^29, and so must a dilated "
+           "kernel";
   return nullptr;
 }
 

@@ -34,7 +34,7 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex128,
 )
 KERNELS = ("f32", "f64", "bf16", "f16")  # kernels_*.cu
-FLAGS = ("-std=c++20", "-Wall", "-Werror", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++20", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = {
     "plain": ("-O1",),
     "address": ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -165,10 +165,10 @@ def _link(name: str, sanitizer: str, objects: Sequence[Path]) -> Program:
     return Program(program)
 
 
-def build(
+def compile_all(
     sanitizer: str = "plain", kernels: Sequence[str] = KERNELS, csrc: Path = ROOT / "csrc"
-) -> Program:
-    """The program with these kernels; a call that wants others ends it."""
+) -> list[Path]:
+    """The objects of main.cpp, the emulator, the launches and these kernels."""
     include = f"-I{HERE}", f"-I{csrc / 'cuda'}"
     flags = [*FLAGS, *SANITIZERS[sanitizer], *include]
     unseen = [f for f in flags if f != "-fsanitize=thread"]
@@ -184,16 +184,22 @@ def build(
         else:
             jobs.append((source, flags, headers + emulator))
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_compile, *zip(*jobs, strict=True)))
-    return _link("program", sanitizer, objects)
+        return list(pool.map(_compile, *zip(*jobs, strict=True)))
 
 
-def build_lanes() -> Program:
-    """The program of `lanes.cu`."""
+def build(
+    sanitizer: str = "plain", kernels: Sequence[str] = KERNELS, csrc: Path = ROOT / "csrc"
+) -> Program:
+    """The program with these kernels; a call that wants others ends it."""
+    return _link("program", sanitizer, compile_all(sanitizer, kernels, csrc))
+
+
+def build_instructions() -> Program:
+    """The program of `instructions.cu`."""
     flags = [*FLAGS, *SANITIZERS["plain"], f"-I{HERE}"]
     inputs = HERE / "cuda_emulator.h", ROOT / "csrc" / "cuda" / "gpu.h"
-    sources = HERE / "lanes.cu", HERE / "cuda_emulator.cpp"
-    return _link("lanes", "plain", [_compile(source, flags, inputs) for source in sources])
+    sources = HERE / "instructions.cu", HERE / "cuda_emulator.cpp"
+    return _link("instructions", "plain", [_compile(source, flags, inputs) for source in sources])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from contractions import (
     calls_of,
     random_calls,
 )
-from emulator import EmulatorError, Fault, Program, build, build_faulty, build_lanes
+from emulator import EmulatorError, Fault, Program, build, build_faulty, build_instructions
 from hypothesis import given, settings
 from layouts import channels_last, channels_sliced, odd_strides, sliced
 from test_reproducible import SPECIAL_LAYERS, by_definition, with_special
@@ -143,10 +143,10 @@ def test_too_long_an_axis_is_an_error(plain):
         plain.run([calls_of(layer, operands(layer, F32))["correlate"]])
 
 
-def test_lanes_of_warp_instructions_are_as_documented():
-    done = subprocess.run([build_lanes().path], capture_output=True, text=True)
+def test_instructions_are_as_documented():
+    done = subprocess.run([build_instructions().path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("right") == 5
+    assert done.stdout.count("right") == 9
 
 
 # Faults that must be noticed, and what the emulator says where it isn't luck how they show.

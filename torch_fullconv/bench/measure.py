@@ -3,6 +3,8 @@
 A time alone says little on a machine that others use too, so every figure is a ratio of medians of
 calls that alternate. What the machine can do, the rate of a large matrix product and of a copy, is
 measured in the same run.
+
+On a GPU a call only puts work on the stream: a measurement lasts until all of its work is done.
 """
 
 from __future__ import annotations
@@ -44,6 +46,13 @@ class Measurement(NamedTuple):
     stock: dict[str, float]
     flops: int = 0
     bytes: int = 0
+    device: str = "cpu"
+
+    @property
+    def place(self) -> str:
+        """'1 thread', '2 threads' or 'cuda'."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return threads if self.device == "cpu" else self.device
 
     @property
     def ratio(self) -> float:
@@ -62,33 +71,40 @@ class Measurement(NamedTuple):
         return bound / min(self.ours.values())
 
 
+def now() -> float:
+    """Seconds on a clock, when all work that was begun is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def medians(calls: Sequence[Call], budget: float, rounds: int = 5) -> list[float]:
     """Seconds a call, the calls taking turns for `budget` seconds and at least some rounds."""
+    grain = 2e-3 if torch.cuda.is_initialized() else 100e-6  # the clock's; waiting costs some 10 µs
     repeats = []
     for call in calls:
         call()
-        start = time.perf_counter()
+        start = now()
         call()
-        once = time.perf_counter() - start
-        repeats.append(max(1, round(100e-6 / max(once, 1e-7))))  # the clock's grain
+        repeats.append(max(1, round(grain / max(now() - start, 1e-7))))
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + budget
     while len(times[0]) < rounds or time.perf_counter() < end:
         for call, repeat, found in zip(calls, repeats, times, strict=True):
-            start = time.perf_counter()
+            start = now()
             for _ in range(repeat):
                 call()
-            found.append((time.perf_counter() - start) / repeat)
+            found.append((now() - start) / repeat)
     return [statistics.median(found) for found in times]
 
 
-def machine(dtype: torch.dtype) -> Machine:
+def machine(dtype: torch.dtype, device: str = "cpu") -> Machine:
     """The best of some matrix products, and a copy of 256 MB."""
     rates = []
-    for size in (256, 512, 1024):
-        a, b = (torch.randn(size, size).to(dtype) for _ in "ab")
+    for size in (256, 512, 1024) if device == "cpu" else (2048, 4096, 8192):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in "ab")
         rates.append(2 * size**3 / medians([partial(torch.mm, a, b)], 0.3)[0])
-    source = torch.zeros(2**26)
+    source = torch.zeros(2**26, device=device)
     target = torch.empty_like(source)
     copy = medians([lambda: target.copy_(source)], 0.3)[0]
     return Machine(max(rates), 2 * source.nbytes / copy)
@@ -127,10 +143,12 @@ def _stock(what: str, layer: Layer, x: Tensor, f: Tensor, o: Tensor) -> Call:
     )
 
 
-def measure_layer(layer: Layer, what: str, dtype: torch.dtype, budget: float) -> Measurement:
+def measure_layer(
+    layer: Layer, what: str, dtype: torch.dtype, budget: float, device: str = "cpu"
+) -> Measurement:
     g = torch.Generator().manual_seed(0)
     shapes = layer.input_shape, layer.filter_shape, layer.output_shape
-    tensors = [torch.randn(shape, generator=g).to(dtype) for shape in shapes]
+    tensors = [torch.randn(shape, generator=g).to(device, dtype) for shape in shapes]
     calls: dict[str, dict[str, Call]] = {"ours": {}, "stock": {}}
     for name, layout in LAYOUTS.items():
         x, f, o = (t.to(memory_format=layout) for t in tensors)
@@ -140,11 +158,16 @@ def measure_layer(layer: Layer, what: str, dtype: torch.dtype, budget: float) ->
         ours, stock = by_layout(calls, budget)
     traffic = sum(t.nbytes for t in tensors)
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    return Measurement(layer.name, what, name, threads, ours, stock, layer.flops, traffic)
+    return Measurement(layer.name, what, name, threads, ours, stock, layer.flops, traffic, device)
 
 
 def measure_model(
-    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], training: bool, budget: float
+    name: str,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    training: bool,
+    budget: float,
+    device: str = "cpu",
 ) -> Measurement:
     """A whole training step (forward, backward, SGD), or a forward pass in eval mode."""
     calls: dict[str, dict[str, Call]] = {"ours": {}, "stock": {}}
@@ -154,12 +177,13 @@ def measure_model(
             model = build().train(training)
             if who == "ours":
                 convert(model)
-            model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
-            x = torch.randn(shape).contiguous(memory_format=memory_format)
+            model = model.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+            x = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
             calls[who][layout] = _step(model, x) if training else _inference(model, x)
     ours, stock = by_layout(calls, budget)
     what = "training step" if training else "inference"
-    return Measurement(name, what, "float32", torch.get_num_threads(), ours, stock)
+    threads = torch.get_num_threads()
+    return Measurement(name, what, "float32", threads, ours, stock, device=device)
 
 
 def _step(model: nn.Module, x: Tensor) -> Call:
@@ -181,17 +205,16 @@ def _inference(model: nn.Module, x: Tensor) -> Call:
     return infer
 
 
-def measure_latency(budget: float) -> Measurement:
+def measure_latency(budget: float, device: str = "cpu") -> Measurement:
     """The post's example, 3x3 by 2x2, forward and backward."""
-    x = torch.arange(9.0).reshape(1, 1, 3, 3).requires_grad_()
-    f = torch.arange(4.0).reshape(1, 1, 2, 2).requires_grad_()
-    o = torch.ones(1, 1, 2, 2)
+    x = torch.arange(9.0, device=device).reshape(1, 1, 3, 3).requires_grad_()
+    f = torch.arange(4.0, device=device).reshape(1, 1, 2, 2).requires_grad_()
+    o = torch.ones(1, 1, 2, 2, device=device)
 
     def both(conv2d: Callable[[Tensor, Tensor], Tensor]) -> Call:
         return lambda: torch.autograd.grad(conv2d(x, f), (x, f), o)
 
     calls = {"ours": {"NCHW": both(functional.conv2d)}, "stock": {"NCHW": both(F.conv2d)}}
     ours, stock = by_layout(calls, budget)
-    return Measurement(
-        "post 3x3 by 2x2", "forward and backward", "float32", torch.get_num_threads(), ours, stock
-    )
+    name, what, threads = "post 3x3 by 2x2", "forward and backward", torch.get_num_threads()
+    return Measurement(name, what, "float32", threads, ours, stock, device=device)

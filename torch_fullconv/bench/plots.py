@@ -29,7 +29,7 @@ def plot_ratios(path: Path, measured: Sequence[Measurement]) -> None:
     axes.margins(y=0.01)
     first = measured[0]
     axes.set_xlabel("time of nn.Conv2d in its best layout / ours")
-    axes.set_title(f"{first.dtype}, {first.threads} thread{'s' if first.threads > 1 else ''}")
+    axes.set_title(f"{first.dtype}, {first.place}")
     figure.legend(loc="outside lower center", ncols=len(PASSES))
     figure.savefig(path, dpi=120)
     plt.close(figure)

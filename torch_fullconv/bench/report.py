@@ -137,7 +137,7 @@ def tables(
     """All tables by their titles."""
     found: dict[str, Table] = {}
     for (dtype, threads), group in by_run(layers):
-        title = f"Layers, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
+        title = f"Layers, {dtype}, {group[0].place}"
         found[title] = layer_table(group, machines[dtype, threads])
     if models:
         found["Models"] = model_table(models)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from .. import ops
 from . import measure, peers, plots, report
 from .layers import LAYERS
 from .models import MODELS
@@ -22,6 +23,7 @@ Item = TypeVar("Item")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--layers", default="*", help="those whose names match this pattern")
     parser.add_argument("--models", default="*", help="the same for models; '' for none")
     parser.add_argument("--passes", nargs="+", choices=measure.PASSES, default=measure.PASSES)
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(
             f"the benchmark needs {' and '.join(missing)}: pip install 'torch_fullconv[bench]'"
         )
+    if arguments.device == "cuda":
+        prepare_cuda()
     layers = [layer for layer in LAYERS if fnmatch.fnmatch(layer.name, arguments.layers)]
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
     if not layers and not models:
@@ -55,22 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         of = f"{threads} thread{'s' if threads > 1 else ''}"
+        of += "" if arguments.device == "cpu" else f", {arguments.device}"
         for dtype in arguments.dtype:
-            machines[dtype, threads] = measure.machine(getattr(torch, dtype))
+            machines[dtype, threads] = measure.machine(getattr(torch, dtype), arguments.device)
             for layer, what in progress(
                 f"layers, {dtype}, {of}", [(lr, w) for lr in layers for w in arguments.passes]
             ):
-                of_layers.append(
-                    measure.measure_layer(layer, what, getattr(torch, dtype), arguments.budget)
-                )
+                case = layer, what, getattr(torch, dtype), arguments.budget, arguments.device
+                of_layers.append(measure.measure_layer(*case))
         for model in progress(f"models, {of}", models):
-            of_models.append(
-                measure.measure_model(
-                    model.name, model.build, model.input, model.training, arguments.budget
-                )
-            )
+            of_models.append(measure.measure_model(*model, arguments.budget, arguments.device))
         if models:
-            of_models.append(measure.measure_latency(arguments.budget))
+            of_models.append(measure.measure_latency(arguments.budget, arguments.device))
     if arguments.peers:
         of_peers = {
             layer.name: peers.measure_peers(layer, arguments.budget)
@@ -90,6 +90,15 @@ def run(arguments: argparse.Namespace) -> None:
             plots.plot_roofline(
                 arguments.plots / f"roofline-{run}", group, machines[dtype, threads]
             )
+
+
+def prepare_cuda() -> None:
+    """cuDNN by the best of its algorithms; the peak with TF32 where convolutions may use it."""
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no CUDA device here")
+    torch.cuda.init()
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = ops.allow_tf32()
 
 
 def progress(what: str, items: Iterable[Item]) -> Iterator[Item]:

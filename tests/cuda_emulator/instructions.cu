@@ -1,10 +1,11 @@
-// Do gpu.h's warp instructions spread matrices over the lanes as others say?
+// Do the instructions that gpu.h wraps what they should, each alone? Runs on the emulator, and on a
+// GPU: make cuda-test.
 //
-// The layouts here are CUTLASS's (cute/atom/mma_traits_sm80.hpp and copy_traits_sm75.hpp), not
-// those that kernels or the emulator were written from. Fragments filled by them must give the
-// product of the matrices. Runs on the emulator, and on a GPU: nvcc -std=c++20 -arch=native
-// lanes.cu
+// The layouts of matrices over a warp's lanes are CUTLASS's (cute/atom/mma_traits_sm80.hpp and
+// copy_traits_sm75.hpp), not those that kernels or the emulator were written from. Fragments filled
+// by them must give the product of the matrices.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "../../csrc/cuda/gpu.h"
@@ -54,7 +55,10 @@ __global__ void load(const uint16_t* from, uint32_t* to) {
 template <class T>
 T* allocate(int count) {
   void* memory = nullptr;
-  cudaMallocManaged(&memory, count * sizeof(T));
+  if (cudaError_t error = cudaMallocManaged(&memory, count * sizeof(T))) {
+    std::printf("%s\n", cudaGetErrorString(error));
+    std::exit(1);
+  }
   return static_cast<T*>(memory);
 }
 
@@ -63,7 +67,7 @@ bool run(void (*kernel)(PARAMETERS...), ARGUMENTS... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3{1, 1, 1};
   config.blockDim = dim3{32, 1, 1};
-  config.dynamicSmemBytes = 512;
+  config.dynamicSmemBytes = 1024;
   return cudaLaunchKernelEx(&config, kernel, arguments...) == cudaSuccess &&
          cudaDeviceSynchronize() == cudaSuccess;
 }
@@ -125,11 +129,65 @@ bool check_load(const char* name, const Layout& layout) {
   return right;
 }
 
+// Each thread copies BYTES of its four words twice, even lanes at first, odd ones then; the first
+// group of copies is awaited alone.
+template <int BYTES>
+__global__ void copy(const uint32_t* from, uint32_t* to) {
+  struct Shared {
+    uint32_t word[2][32][4];
+  };
+  Shared& shared = gpu::dynamic_shared<Shared>();
+  int lane = threadIdx.x;
+  for (int group = 0; group < 2; ++group) {
+    for (int i = 0; i < 4; ++i) shared.word[group][lane][i] = 7;
+    gpu::copy_async<BYTES>(shared.word[group][lane], from + lane * 4, lane % 2 == group);
+    gpu::commit_copies();
+  }
+  gpu::wait_for_copies<1>();
+  for (int i = 0; i < 4; ++i) to[lane * 4 + i] = shared.word[0][lane][i];
+  gpu::wait_for_copies<0>();
+  for (int i = 0; i < 4; ++i) to[128 + lane * 4 + i] = shared.word[1][lane][i];
+}
+
+// What is copied, zeros where it is unwanted, and the words behind as they were.
+template <int BYTES>
+bool check_copy(const char* name) {
+  uint32_t *from = allocate<uint32_t>(128), *to = allocate<uint32_t>(256);
+  for (int i = 0; i < 128; ++i) from[i] = 1000 + i;
+  bool right = run(copy<BYTES>, from, to);
+  for (int i = 0; i < 256; ++i) {
+    uint32_t copied = i / 4 % 2 == i / 128 ? from[i % 128] : 0;
+    right = right && to[i] == (i % 4 < BYTES / 4 ? copied : 7);
+  }
+  std::printf("%s %s\n", name, right ? "right" : "WRONG");
+  return right;
+}
+
+__global__ void round_each(const float* from, float* to) {
+  uint32_t bits = gpu::round_to_tf32(from[threadIdx.x]);
+  memcpy(&to[threadIdx.x], &bits, 4);
+}
+
+// To the nearest of 10 bits behind the point, ties away from zero.
+bool check_rounding(const char* name) {
+  float *from = allocate<float>(32), *to = allocate<float>(32);
+  auto number = [](int sign, float steps) { return (sign % 2 ? -1 : 1) * (1 + steps / 1024); };
+  for (int i = 0; i < 32; ++i) from[i] = number(i, i / 4.0f);
+  bool right = run(round_each, from, to);
+  for (int i = 0; i < 32; ++i) right = right && to[i] == number(i, float((i + 2) / 4));
+  std::printf("%s %s\n", name, right ? "right" : "WRONG");
+  return right;
+}
+
 int main() {
   bool right = check_product<__half>("mma f16", kA16, kB16);
   right &= check_product<__nv_bfloat16>("mma bf16", kA16, kB16);
   right &= check_product<float>("mma tf32", kA32, kB32);
   right &= check_load<false>("ldmatrix", kRows);
   right &= check_load<true>("ldmatrix.trans", kTransposed);
+  right &= check_copy<4>("cp.async 4");
+  right &= check_copy<8>("cp.async 8");
+  right &= check_copy<16>("cp.async 16");
+  right &= check_rounding("cvt.rna.tf32");
   return right ? 0 : 1;
 }

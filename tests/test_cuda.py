@@ -1,0 +1,77 @@
+"""What of CUDA can be tested without a GPU: the way of a CUDA tensor to its kernels.
+
+The kernels themselves are tested by cuda_emulator, their machine code by cuda_check.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from functions import Calls
+from torch._subclasses import FakeTensorMode
+
+import torch_fullconv as tfc
+from torch_fullconv import _checks, ops
+
+HERE = Path(__file__).parent
+
+
+def cuda_tensors() -> tuple[torch.Tensor, torch.Tensor]:
+    """An input and a filter without values."""
+    return torch.empty(2, 3, 5, 4, device="cuda"), torch.empty(4, 3, 3, 3, device="cuda")
+
+
+def test_without_the_library_a_cuda_tensor_is_told_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(ops, "__file__", str(tmp_path / "ops.py"))
+    ops._load_library.cache_clear()
+    with FakeTensorMode(), pytest.raises(NotImplementedError) as error:
+        tfc.functional.conv2d(*cuda_tensors())
+    assert "\n" not in str(error.value)
+    for part in ("conv2d(): ", "_C_cuda.abi3.so is missing", "TORCH_FULLCONV_CUDA=1", "to the CPU"):
+        assert part in str(error.value)
+
+
+def test_devices_must_be_one(monkeypatch):
+    monkeypatch.setattr(_checks, "load_cuda", lambda: None)
+    with FakeTensorMode():
+        x, w = cuda_tensors()[0], torch.empty(4, 3, 3, 3)
+        with pytest.raises(RuntimeError, match="same device"):
+            tfc.functional.conv2d(x, w)
+
+
+@pytest.fixture(params=["tf32", "ieee"])
+def precision(request) -> Iterator[str]:
+    """What torch lets convolutions on CUDA do with float32."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = request.param
+    yield request.param
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
+def test_tf32_is_torchs_choice(precision, monkeypatch):
+    """It is part of the geometry, so that a backward pass goes the way of its forward."""
+    monkeypatch.setattr(_checks, "load_cuda", lambda: None)
+    with FakeTensorMode(), Calls() as calls:
+        x, w = cuda_tensors()
+        y = tfc.functional.conv2d(x, w)
+        tfc.functional.conv2d_input_grad(x.shape, w, y)
+        tfc.functional.conv2d_weight_grad(x, w.shape, y)
+        tfc.functional.conv2d(x.to("cpu"), w.to("cpu"))
+    at = ops.Geometry._fields.index("allow_tf32")
+    found = [[v for v in a if isinstance(v, int)][at] for a in calls.arguments]
+    assert found == [precision == "tf32"] * 3 + [False]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+def test_ops_on_the_emulated_gpu():
+    """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
+    edges = "test_edges and (segments_each or reflect_two or no_segments)"
+    command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", edges]
+    done = subprocess.run([*command, HERE / "test_ops.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "36 passed" in done.stdout
+    assert "previous kernel" in done.stderr + done.stdout  # torch says that CPU's are replaced

@@ -146,7 +146,8 @@ def _digest(flags: Iterable[str], files: Iterable[Path]) -> str:
 def _compile(source: Path, flags: Sequence[str], inputs: Iterable[Path]) -> Path:
     """The object file of a source that depends on `inputs`."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    compiled = BUILD / f"{source.stem}-{_digest(flags, [source, *inputs])}.o"
+    choices = [flag for flag in flags if not flag.startswith("-I")]
+    compiled = BUILD / f"{source.stem}-{_digest(choices, [source, *inputs])}.o"
     if not compiled.exists():
         unfinished = compiled.with_suffix(f".{os.getpid()}")
         command = ["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(unfinished)]

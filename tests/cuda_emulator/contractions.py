@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from cases import EDGES, Case, Operands, assert_bits, by_reference, expected, operands
@@ -46,11 +47,17 @@ def edge_calls(
 
 
 def assert_edges_exact(
-    program: Program, names: Iterable[str], dtype: torch.dtype, layout: Layout
+    program: Program,
+    dtype: torch.dtype,
+    layouts: Iterable[Layout] = (torch.Tensor.contiguous, channels_last),
 ) -> None:
-    calls = edge_calls(names, dtype, layout)
-    for key, result in zip(calls, program.run(list(calls.values())), strict=True):
-        assert_bits(result, expected(key[0], dtype.is_complex)[key[1]], key)
+    """All of `cases.EDGES`, in layouts that run side by side."""
+    by_layout = [edge_calls(EDGES, dtype, layout) for layout in layouts]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(program.run, [list(calls.values()) for calls in by_layout]))
+    for calls, results in zip(by_layout, answers, strict=True):
+        for key, result in zip(calls, results, strict=True):
+            assert_bits(result, expected(key[0], dtype.is_complex)[key[1]], key)
 
 
 random_calls = st.tuples(

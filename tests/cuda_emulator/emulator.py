@@ -112,7 +112,7 @@ class Program:
             env={
                 "CUDA_EMULATOR_SEED": str(seed),
                 "UBSAN_OPTIONS": "print_stacktrace=1",
-                "TSAN_OPTIONS": "halt_on_error=1",
+                "TSAN_OPTIONS": "halt_on_error=1 atexit_sleep_ms=0",
                 **(environment or {}),
             },
         )
@@ -146,7 +146,8 @@ def _digest(flags: Iterable[str], files: Iterable[Path]) -> str:
 def _compile(source: Path, flags: Sequence[str], inputs: Iterable[Path]) -> Path:
     """The object file of a source that depends on `inputs`."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    compiled = BUILD / f"{source.stem}-{_digest(flags, [source, *inputs])}.o"
+    choices = [flag for flag in flags if not flag.startswith("-I")]
+    compiled = BUILD / f"{source.stem}-{_digest(choices, [source, *inputs])}.o"
     if not compiled.exists():
         unfinished = compiled.with_suffix(f".{os.getpid()}")
         command = ["g++", *flags, "-x", "c++", "-c", str(source), "-o", str(unfinished)]
@@ -211,7 +212,7 @@ class Fault:
     new: str
 
 
-def build_faulty(folder: Path, faults: Sequence[Fault]) -> Program:
+def build_faulty(folder: Path, faults: Sequence[Fault], sanitizer: str = "plain") -> Program:
     """A program of float32 kernels with one of the faults, chosen by FAULT=index when it runs."""
     csrc = Path(shutil.copytree(ROOT / "csrc", folder / "csrc"))
     for index, fault in enumerate(faults):
@@ -225,4 +226,4 @@ def build_faulty(folder: Path, faults: Sequence[Fault]) -> Program:
     )
     header = csrc / "geometry.h"
     header.write_text(header.read_text().replace("#pragma once\n", f"#pragma once\n{chosen}"))
-    return build("plain", ("f32",), csrc)
+    return build(sanitizer, ("f32",), csrc)

@@ -5,22 +5,35 @@ which each CUDA thread is a thread of its own; and many random layers.
 """
 
 import pytest
-import torch
-from cases import DTYPES, EDGES, ident
+from cases import DTYPES, ident
 from contractions import assert_edges_exact, assert_random_calls_exact, random_calls
-from emulator import build
+from emulator import EmulatorError, build, build_faulty
 from hypothesis import given, settings
-from layouts import channels_last
+from test_kernels import FAULTS, run_layers
 
 
-@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=ident)
 @pytest.mark.parametrize("dtype", DTYPES, ids=ident)
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_sanitized_edges_are_exact(sanitizer, dtype, layout):
-    assert_edges_exact(build(sanitizer), EDGES, dtype, layout)
+def test_sanitized_edges_are_exact(sanitizer, dtype):
+    assert_edges_exact(build(sanitizer), dtype)
 
 
 @settings(max_examples=1000)
 @given(random_calls)
 def test_any_geometry_is_exact(calls):
     assert_random_calls_exact(build("address"), *calls)
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "name", "said"),
+    [
+        ("thread", "removed_barrier", "ThreadSanitizer: data race"),
+        ("thread", "lax_wait", "ThreadSanitizer: data race"),
+        ("address", "past_the_edge", "AddressSanitizer: heap-buffer-overflow"),
+    ],
+)
+def test_sanitizers_report_faults(tmp_path, sanitizer, name, said):
+    program = build_faulty(tmp_path, list(FAULTS.values()), sanitizer)
+    with pytest.raises(EmulatorError, match=said):
+        run_layers(program, list(FAULTS).index(name))
+    run_layers(program, -1)

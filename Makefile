@@ -17,11 +17,11 @@ NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py)
 
-.PHONY: help train bench figures screenshots docs test models known-cases lint format wheel clean cuda-emulator \
+.PHONY: help train bench figures screenshots docs test test-compiler models known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
@@ -41,6 +41,9 @@ docs: $(INSTALLED) ## build the documentation in build/site
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/pytest
+
+test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
+	$(BIN)/pytest -m compiler
 
 known-cases: $(INSTALLED) ## run reported faults of stock layers again, by it and by these
 	$(BIN)/python tests/known_cases.py --write docs/known_cases.md

@@ -1,34 +1,47 @@
-"""torch.compile: one graph, the same gradients, alone and over torch.func's transforms."""
+"""Graphs of layers: torch.compile, torch.export, AOTInductor and torch.jit.trace.
+
+`tests/test_transforms.py` has torch.func's transforms inside graphs.
+"""
+
+import io
 
 import pytest
 import torch
-from torch import nn
-from torch.func import grad, jvp, vmap
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.export import Dim
+from torch.func import grad, vmap
 
 import torch_fullconv as tfc
 
-X, W = torch.randn(2, 4, 6, 5).double(), torch.randn(6, 4, 3, 3).double()
-LAYERS = {
-    "convolution": nn.Sequential(
-        tfc.Conv2d(4, 6, 3, padding=1),
+
+def net(of=tfc) -> nn.Module:
+    """All that differs between graphs: padding modes, groups, strides, both kinds of layer."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        of.Conv2d(4, 6, 3, padding=1),
         nn.ReLU(),
-        tfc.Conv2d(6, 4, 3, stride=2, padding=1, padding_mode="reflect"),
-    ),
-    "transposed": tfc.ConvTranspose2d(4, 6, 3, stride=2),
-}
+        of.Conv2d(6, 6, 3, stride=2, padding=1, groups=2, padding_mode="reflect"),
+        nn.Tanh(),
+        of.ConvTranspose2d(6, 4, 3, stride=2, padding=1),
+    ).double()
 
 
-def loss(x, w):
-    return tfc.functional.conv2d(x, w, padding=1).square().sum()
+def image(batch: int, height: int = 8, width: int = 7) -> Tensor:
+    return torch.randn(batch, 4, height, width, dtype=torch.float64)
 
 
-TRANSFORMS = {
-    "grad": lambda w: grad(loss, 1)(X, w),
-    "jvp": lambda w: jvp(lambda w: loss(X, w), (w,), (w,))[1],
-    "grad of grad": lambda w: grad(lambda w: grad(loss, 1)(X, w).square().sum())(w),
-    "vmap": lambda w: vmap(lambda x: tfc.functional.conv2d(x, w))(X),
-    "vmap of grad": lambda w: vmap(lambda x: grad(loss, 1)(x, w))(X),
-}
+def train(module: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output and all gradients."""
+    x = x.detach().requires_grad_()
+    y = module(x)
+    parameters = list(module.parameters())
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *parameters])]
+
+
+def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected)
+    assert [t.stride() for t in found] == [t.stride() for t in expected]
 
 
 @pytest.fixture(autouse=True)
@@ -36,23 +49,107 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_one_graph_trains(layer, dynamic):
-    layer = layer.double()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    results = []
-    for module in (layer, compiled):
-        layer.zero_grad()
-        x = X.clone().requires_grad_()
-        module(x).square().sum().backward()
-        results.append([x.grad, *(p.grad.clone() for p in layer.parameters())])
-    torch.testing.assert_close(*results)
+FORMATS = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"]
+)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_transforms_inside_a_graph(transform):
-    compiled = torch.compile(transform, fullgraph=True, backend="aot_eager")
-    expected = transform(W)
-    assert expected.abs().max() > 1
-    torch.testing.assert_close(compiled(W), expected)
+@pytest.mark.parametrize("dynamic", [None, True], ids=["automatic", "dynamic"])
+@FORMATS
+def test_one_graph_trains_batches_of_any_size(memory_format, dynamic):
+    """No graph break; a second graph only where shapes are taken for constant at first."""
+    module = net().to(memory_format=memory_format)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter, dynamic=dynamic)
+    for batch in (2, 3, 7, 19):
+        x = image(batch).contiguous(memory_format=memory_format)
+        assert_same(train(compiled, x), train(module, x))
+    assert counter.frame_count == (1 if dynamic else 2)
+
+
+def test_batches_on_both_sides_of_16_are_one_graph():
+    """Stock's fake kernel of a 1x1 layer asks whether there are 16 samples; ours asks nothing."""
+    counts = []
+    for of in (nn, tfc):
+        counter = CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(of.Conv2d(4, 6, 1), fullgraph=True, backend=counter, dynamic=True)
+        for batch in (2, 16):
+            compiled(image(batch).float())
+        counts.append(counter.frame_count)
+    assert counts == [2, 1]
+
+
+def test_images_of_any_size():
+    module = net()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, backend=counter, dynamic=True)
+    for size in ((8, 7), (9, 12), (30, 5)):
+        x = image(2, *size)
+        assert_same(train(compiled, x), train(module, x))
+    assert counter.frame_count == 1
+
+
+@FORMATS
+def test_inductor(memory_format):
+    module = net().to(memory_format=memory_format)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    for batch in (2, 5):
+        x = image(batch).contiguous(memory_format=memory_format)
+        assert_same(train(compiled, x), train(module, x))
+
+
+def exported(module: nn.Module, strict: bool = False) -> torch.export.ExportedProgram:
+    shapes = ({0: Dim("batch", min=1, max=64), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    return torch.export.export(module, (image(2),), dynamic_shapes=shapes, strict=strict)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+def test_an_exported_program_trains_after_a_reload(strict):
+    """Its ops have derivatives of their own."""
+    module = net()
+    file = io.BytesIO()
+    torch.export.save(exported(module, strict), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for x in (image(2), image(5, 9, 12)):
+        assert_same(train(loaded, x), train(module, x))
+
+
+def test_an_exported_program_transforms():
+    module = net()
+    loaded, x = exported(module).module(), image(3)
+    for transform in (
+        lambda f: grad(lambda x: f(x).square().sum())(x),
+        lambda f: vmap(grad(lambda x: f(x[None]).square().sum()))(x),
+    ):
+        torch.testing.assert_close(transform(loaded), transform(module))
+
+
+def test_an_exported_program_has_only_native_ops_for_inference():
+    graph = exported(net()).run_decompositions().graph
+    ours = {node.target for node in graph.nodes if "torch_fullconv" in str(node.target)}
+    raw = torch.ops.torch_fullconv
+    assert ours == {raw.correlate.default, raw.full_convolve.default}
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+def test_aotinductor_package_reloads(tmp_path):
+    module = net()
+    package = torch._inductor.aoti_compile_and_package(
+        exported(module), package_path=str(tmp_path / "net.pt2")
+    )
+    loaded = torch._inductor.aoti_load_package(package)
+    for x in (image(2), image(5, 9, 12)):
+        torch.testing.assert_close(loaded(x), module(x))
+
+
+@pytest.mark.parametrize("of", [nn, tfc], ids=["stock", "ours"])
+def test_a_jit_trace_trains_after_a_reload(of):
+    module = net(of)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, image(2)), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    x = image(5)
+    assert_same(train(loaded, x), train(module, x))

@@ -18,11 +18,13 @@ from cases import (
     assert_within,
     ident,
 )
+from functions import Calls
 from layouts import (
     channels_last,
 )
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
@@ -123,6 +125,24 @@ def test_derivatives_of_samples(name, index):
     checks = {"fast_mode": True, "check_batched_grad": True}
     assert gradcheck(function, tensors, check_forward_ad=True, **checks)
     assert gradgradcheck(function, tensors, check_fwd_over_rev=True, **checks)
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@each_sample
+def test_opcheck_of_samples(name, index):
+    """PyTorch's checks of an op, for each that a sample runs and for its twin with derivatives."""
+    tensors, options = arguments(samples(name, F32)[index])
+    with Calls() as calls:
+        with_gradients(partial(getattr(functional, name), **options), tensors, None)
+    assert calls.names
+    for op, inputs in zip(calls.names, calls.arguments, strict=True):
+        for each, grads in ((op, False), (f"{op}_autograd", True)):
+            given = [
+                t.detach().requires_grad_(grads) if isinstance(t, Tensor) else t for t in inputs
+            ]
+            found = opcheck(getattr(torch.ops.torch_fullconv, each).default, given)
+            assert set(found.values()) == {"SUCCESS"}
 
 
 ERRORS = list(OPS["conv2d"].error_inputs(DEVICE))

@@ -15,13 +15,14 @@ falls into segments, each with a filter of its own (the 5-D filters of `ops`).
 Gradients of complex tensors are PyTorch's: conjugates of the plain contraction.
 
 torch.compile takes each Function as one node (`allow_in_graph`). Left to trace into it, Dynamo
-refuses a jvp, and under torch.func it loses the backward without a word.
+refuses a jvp, and under torch.func it loses the backward without a word. A graph that is kept, by
+torch.export or torch.jit.trace, has ops that are the Functions.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -125,12 +126,19 @@ def transformed() -> bool:
 
 
 class _Operation(Function):
-    """A Function that costs little to call where no torch.func transform and no dual tensor is."""
+    """A Function that costs little to call where nothing is around it.
+
+    What is around it may be torch.func's transforms, a dual level, or a graph that is made.
+    """
+
+    _recorded: torch._ops.OpOverload | None = None
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
         if type(args[0]) is not Tensor:
             ops.prepare(args[0])
+        if cls._recorded and (torch._C._is_tracing() or torch.compiler.is_exporting()):
+            return cls._recorded(*_flat(args))
         if transformed():
             return super().apply(*args)
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
@@ -141,7 +149,40 @@ class _Operation(Function):
         return cls.forward(*args)
 
 
-@torch.compiler.allow_in_graph
+_library = torch.library.Library("torch_fullconv", "FRAGMENT")
+
+
+def _operation(name: str, arguments: Callable[..., tuple[Any, ...]]) -> Callable[[type], type]:
+    """Makes a Function known to graphs: one node for torch.compile, an op for those that are kept.
+
+    torch.export and torch.jit.trace keep ops alone, and those of `ops` have no derivatives. So each
+    has a twin, `name`_autograd, that is the Function; `arguments` makes its arguments of the op's.
+    """
+
+    def register(operation: Any) -> Any:
+        schema = str(getattr(torch.ops.torch_fullconv, name).default._schema)
+        twin = f"{name}_autograd"
+        _library.define(schema.replace(f"torch_fullconv::{name}", twin))
+        for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
+            _library.impl(
+                twin, lambda *flat: super(_Operation, operation).apply(*arguments(*flat)), key
+            )
+        operation._recorded = getattr(torch.ops.torch_fullconv, twin).default
+        return torch.compiler.allow_in_graph(operation)
+
+    return register
+
+
+def _flat(args: tuple[Any, ...]) -> Iterator[Any]:
+    """A Function's arguments as an op's, which has no tuples."""
+    for arg in args:
+        if isinstance(arg, tuple):
+            yield from arg
+        else:
+            yield arg
+
+
+@_operation("correlate", lambda x, f, b, *g: (x, f, b, Geometry(*g)))
 class Correlate(_Operation):
     """O = correlation of X and F, plus bias."""
 
@@ -194,7 +235,7 @@ class Correlate(_Operation):
         return _vmap_by_filter(Correlate, 0, info, in_dims, *inputs)
 
 
-@torch.compiler.allow_in_graph
+@_operation("full_convolve", lambda o, f, b, *g: (o, f, b, Geometry(*g[:-2]), g[-2:]))
 class FullConvolve(_Operation):
     """∂E/∂X = full convolution of the output gradient with F rotated by 180°, plus bias."""
 
@@ -249,7 +290,7 @@ class FullConvolve(_Operation):
         return _vmap_by_filter(FullConvolve, 1, info, in_dims, *inputs)
 
 
-@torch.compiler.allow_in_graph
+@_operation("correlate_weight", lambda x, o, *g: (x, o, Geometry(*g[:-3]), g[-3:-1], g[-1]))
 class CorrelateWeight(_Operation):
     """∂E/∂F = correlation of X and the output gradient."""
 
@@ -322,7 +363,7 @@ class CorrelateWeight(_Operation):
         return (output if segments is None else output.unflatten(0, (batch, segments))), 0
 
 
-@torch.compiler.allow_in_graph
+@_operation("gradients", lambda x, f, o, *g: (x, f, o, Geometry(*g)))
 class Gradients(_Operation):
     """(∂E/∂X, ∂E/∂F) of one output gradient: FullConvolve and CorrelateWeight in one call."""
 
@@ -397,7 +438,7 @@ class Gradients(_Operation):
         return (to_input, to_filter), (i_dim, o_dim)
 
 
-@torch.compiler.allow_in_graph
+@_operation("channel_sum", lambda o: (o,))
 class ChannelSum(_Operation):
     """∂E/∂bias: the output gradient summed over all but its channels."""
 

@@ -111,6 +111,51 @@ def test_tensors_that_are_not_saved_may_change(xfb):
     torch.testing.assert_close(torch.autograd.grad(y, (f, b), torch.ones_like(y)), expected)
 
 
+def test_a_graph_is_run_twice_only_if_it_is_retained(xfb):
+    x, f, b = (t.requires_grad_() for t in xfb)
+    y = ours(x, f, b).square().sum()
+    first = torch.autograd.grad(y, (x, f, b), retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(y, (x, f, b))))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(y, (x, f, b))
+
+
+def test_gradients_add_up_where_they_meet(xfb):
+    x, f, b = (t.requires_grad_() for t in xfb)
+    for _ in range(2):
+        ours(x, f, b).sum().backward()
+    once = torch.autograd.grad(ours(x, f, b).sum(), (x, f, b))
+    torch.testing.assert_close([t.grad for t in (x, f, b)], [2 * g for g in once])
+
+
+def test_hooks_see_and_change_gradients_as_with_stock(xfb):
+    found = []
+    for conv in (ours, stock):
+        x, f, b = (t.clone().requires_grad_() for t in xfb)
+        seen = []
+        y = conv(x, f, b)
+        y.register_hook(lambda g: 3 * g)
+        x.register_hook(lambda g: g.clamp(max=1))
+        f.register_post_accumulate_grad_hook(lambda t, seen=seen: seen.append(t.grad.sum()))
+        y.grad_fn.register_prehook(lambda grads: tuple(g + 1 for g in grads))
+        y.grad_fn.register_hook(lambda into, _, seen=seen: seen.extend(g.sum() for g in into[:2]))
+        y.sum().backward()
+        found.append([x.grad, f.grad, b.grad, *seen])
+    assert len(found[0]) == 6
+    torch.testing.assert_close(*found)
+
+
+def test_outputs_may_change_in_place(xfb):
+    found = []
+    for conv in (ours, stock):
+        x, f, b = (t.clone().requires_grad_() for t in xfb)
+        y = conv(x, f, b)
+        y[:, 1:].mul_(2)
+        y.relu_()
+        found.append(torch.autograd.grad(y.square().sum(), (x, f, b)))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize(
     "reduce",
     [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import grad, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_fullconv as tfc
@@ -157,14 +158,17 @@ def tensors(arguments):
     return [t for t in dense if not t.is_quantized and not t.is_nested]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "keywords"),
-    [
-        pytest.param(name, *case, id=f"{name}: {label}")
-        for name, cases in (("conv2d", CONV2D), ("conv_transpose2d", CONV_TRANSPOSE2D))
-        for label, case in cases.items()
-    ],
+BAD_CALLS = {
+    f"{name}: {label}": (name, *case)
+    for name, cases in (("conv2d", CONV2D), ("conv_transpose2d", CONV_TRANSPOSE2D))
+    for label, case in cases.items()
+}
+each_bad_call = pytest.mark.parametrize(
+    ("name", "arguments", "keywords"), BAD_CALLS.values(), ids=BAD_CALLS
 )
+
+
+@each_bad_call
 def test_same_exception_as_stock(name, arguments, keywords):
     before = [t.clone() for t in tensors(arguments)]
     stock = exception(getattr(F, name), arguments, keywords)
@@ -176,6 +180,61 @@ def test_same_exception_as_stock(name, arguments, keywords):
     assert isinstance(ours, type(stock))
     assert len(str(ours)) > 15
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(arguments), strict=True))
+
+
+TRANSFORMS = {
+    "grad": lambda f, t: grad(lambda t: f(t).sum())(t),
+    "jvp": lambda f, t: jvp(f, (t,), (t,)),
+    "vmap": lambda f, t: vmap(f)(torch.stack([t, t])),
+    "vmap of grad": lambda f, t: vmap(grad(lambda t: f(t).sum()))(torch.stack([t, t])),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@each_bad_call
+def test_same_exception_under_transforms(name, arguments, keywords, transform):
+    """Of the first dense tensor; type and message are eager's."""
+    function = getattr(tfc.functional, name)
+    eager = exception(function, arguments, keywords)
+    dense = tensors(arguments)
+    if not dense or not dense[0].is_floating_point():
+        return  # there is nothing to transform
+
+    def of(tensor):
+        return function(*(tensor if t is dense[0] else t for t in arguments), **keywords)
+
+    found = exception(transform, (of, dense[0]), {})
+    assert type(found) is type(eager)
+    assert str(found) == str(eager)
+
+
+def assert_compiled_raises(name, arguments, keywords):
+    torch._dynamo.reset()
+    function = getattr(tfc.functional, name)
+    eager = exception(function, arguments, keywords)
+    compiled = torch.compile(lambda *a: function(*a, **keywords), backend="eager")
+    assert type(exception(compiled, arguments, {})) is type(eager)
+
+
+@pytest.mark.parametrize("label", ["3 channels", "stride 0", "weight float64", "input None"])
+def test_same_exception_when_compiled(label):
+    assert_compiled_raises("conv2d", *CONV2D[label])
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@each_bad_call
+def test_same_exception_of_all_bad_calls_when_compiled(name, arguments, keywords):
+    if any(isinstance(value, np.ndarray) for value in keywords.values()):
+        pytest.skip("Dynamo takes arrays for tensors, and fails by itself")
+    assert_compiled_raises(name, arguments, keywords)
+
+
+def test_one_graph_of_a_bad_call_is_an_error_with_eagers_message():
+    """Dynamo wraps an error that it meets in a full graph, with stock's convolution too."""
+    compiled = torch.compile(tfc.functional.conv2d, fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="to have 4 channels, but got 3 channels instead"):
+        compiled(X[:, :3], W)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])

@@ -103,7 +103,7 @@ def check_exact(case, dtype, layout, seed):
         assert_bits(result, exact[op], f"{op} of {case}")
 
 
-@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@settings(max_examples=50, derandomize=True, deadline=None, database=None)
 @given(winograd_cases(), st.sampled_from([F32, F64, BF16, F16]), st.tuples(layouts, layouts))
 def winograd_sweep(case, dtype, layout):
     """Any geometry that minimal filtering can do."""

@@ -53,7 +53,7 @@ def assert_winograd(case: Case, dtype: torch.dtype, places: Sequence[Callable]) 
     assert_errors(case, by_ops(case, t), by_reference(case, t))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     winograd_cases(), st.sampled_from([F32, F64, BF16, F16]), st.tuples(layouts, layouts, layouts)
 )

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     digits = data.load("mnist5k", options.seed)
-    net = lenet(torch_fullconv.Conv2d, channels=1)
+    net = lenet(torch_fullconv, channels=1)
     rate = options.batch_size / len(digits.train.labels)
     steps = max(1, round(options.epochs / rate))
     for _ in tqdm(range(steps), desc="steps"):

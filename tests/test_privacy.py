@@ -93,7 +93,7 @@ def test_opacus_is_not_imported_unasked():
 
 def test_a_step_without_noise_is_a_step_of_clipped_gradients():
     torch.manual_seed(0)
-    twin, module = lenet(nn.Conv2d, 1), lenet(tfc.Conv2d, 1)
+    twin, module = lenet(nn, 1), lenet(tfc, 1)
     module.load_state_dict(twin.state_dict())
     batch = data.Pictures(torch.randn(6, 1, 28, 28), torch.arange(6))
     loss = nn.functional.cross_entropy
@@ -112,7 +112,7 @@ def test_a_step_without_noise_is_a_step_of_clipped_gradients():
 
 
 def test_noise_is_as_large_as_said():
-    module = lenet(tfc.Conv2d, 1)
+    module = lenet(tfc, 1)
     before = torch.cat([p.flatten() for p in module.parameters()]).detach().clone()
     nothing = data.Pictures(torch.empty(0, 1, 28, 28), torch.empty(0, dtype=torch.long))
     torch.manual_seed(0)

@@ -16,12 +16,15 @@ import torch_fullconv as tfc
 
 
 def net(of=tfc) -> nn.Module:
-    """All that differs between graphs: padding modes, groups, strides, both kinds of layer."""
+    """All that differs between graphs: padding modes, groups, strides, every kind of layer."""
     torch.manual_seed(0)
     return nn.Sequential(
         of.Conv2d(4, 6, 3, padding=1),
-        nn.ReLU(),
+        of.ReLU(inplace=True),
+        of.MaxPool2d(3, stride=1, padding=1),
         of.Conv2d(6, 6, 3, stride=2, padding=1, groups=2, padding_mode="reflect"),
+        of.ReLU(),
+        of.AvgPool2d(3, stride=1, padding=1),
         nn.Tanh(),
         of.ConvTranspose2d(6, 4, 3, stride=2, padding=1),
     ).double()
@@ -129,7 +132,8 @@ def test_an_exported_program_has_only_native_ops_for_inference():
     graph = exported(net()).run_decompositions().graph
     ours = {node.target for node in graph.nodes if "torch_fullconv" in str(node.target)}
     raw = torch.ops.torch_fullconv
-    assert ours == {raw.correlate.default, raw.full_convolve.default}
+    names = "correlate", "full_convolve", "relu", "max_pool2d_indices", "avg_pool2d"
+    assert ours == {getattr(raw, name).default for name in names}
 
 
 @pytest.mark.slow

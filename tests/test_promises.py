@@ -128,3 +128,36 @@ def test_peak_memory_is_stocks_and_scratch(input, filter, padding, groups):
 
     packed = 4 * 4 * torch.Size(filter).numel()  # 36 numbers for 9
     assert peak(True) <= peak(False) + threads * SCRATCH + packed
+
+
+PER_SAMPLE = """
+import torch, torch_fullconv as tfc
+torch.set_num_threads({threads})
+x, o = torch.randn({input}), torch.randn({output})
+before = int(open("/proc/self/statm").read().split()[1]) * 4096
+layer = dict(padding={padding}, groups={groups}, per_sample=True)
+result = tfc.functional.conv2d_weight_grad(x, {filter}, o, **layer)
+peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) * 1024
+print(peak - before - result.nbytes)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("input", "filter", "padding", "groups"),
+    [
+        ((32, 256, 14, 14), (256, 256, 3, 3), 1, 1),
+        ((64, 512, 7, 7), (512, 512, 1, 1), 0, 1),
+        ((64, 512, 14, 14), (512, 16, 3, 3), 1, 32),
+        ((64, 960, 14, 14), (960, 1, 5, 5), 2, 960),
+    ],
+    ids=["dense", "pointwise", "groups", "depthwise"],
+)
+def test_per_sample_gradients_take_the_memory_of_their_result(input, filter, padding, groups):
+    threads = 2
+    output = (input[0], filter[0], *input[2:])
+    code = PER_SAMPLE.format(
+        threads=threads, input=input, output=output, filter=filter, padding=padding, groups=groups
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= threads * SCRATCH

@@ -120,6 +120,11 @@ def _vmap_by_filter(
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
+def recorded() -> bool:
+    """Whether a graph is made that is kept: torch.jit.trace or torch.export."""
+    return torch._C._is_tracing() or torch.compiler.is_exporting()
+
+
 def transformed() -> bool:
     """Whether a torch.func transform or a level of dual tensors is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
@@ -131,13 +136,13 @@ class _Operation(Function):
     What is around it may be torch.func's transforms, a dual level, or a graph that is made.
     """
 
-    _recorded: torch._ops.OpOverload | None = None
+    _recorded: torch._ops.OpOverload
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
         if type(args[0]) is not Tensor:
             ops.prepare(args[0])
-        if cls._recorded and (torch._C._is_tracing() or torch.compiler.is_exporting()):
+        if recorded():
             return cls._recorded(*_flat(args))
         if transformed():
             return super().apply(*args)

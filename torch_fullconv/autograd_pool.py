@@ -16,11 +16,20 @@ import torch
 from torch import Tensor
 
 from . import pool_ops
-from .autograd import InDims, _differentiable, _Operation, _primals, _to_front, transformed
+from .autograd import (
+    InDims,
+    _differentiable,
+    _Operation,
+    _operation,
+    _primals,
+    _to_front,
+    recorded,
+    transformed,
+)
 from .pool_ops import Divisor, Windows
 
 
-@torch.compiler.allow_in_graph
+@_operation("relu", lambda x: (x,))
 class Relu(_Operation):
     """x where it is not below 0, else 0."""
 
@@ -65,8 +74,8 @@ class ReluInPlace(Relu):
 
 
 def relu_(input: Tensor) -> Tensor:
-    """`Relu` in place; torch.func, forward mode and torch.compile see a copy."""
-    if torch.compiler.is_compiling() or transformed():
+    """`Relu` in place; torch.func, forward mode and graphs see a copy."""
+    if torch.compiler.is_compiling() or recorded() or transformed():
         return input.copy_(Relu.apply(input))
     if torch.is_grad_enabled() and input.requires_grad:
         return ReluInPlace.apply(input)
@@ -75,7 +84,7 @@ def relu_(input: Tensor) -> Tensor:
     return input
 
 
-@torch.compiler.allow_in_graph
+@_operation("relu_grad", lambda g, y: (g, y))
 class ReluGrad(_Operation):
     """A gradient where the output is above 0, else 0."""
 
@@ -118,7 +127,7 @@ def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any)
     return tuple(r.unflatten(0, (info.batch_size, -1)) for r in results), (0,) * len(results)
 
 
-@torch.compiler.allow_in_graph
+@_operation("max_pool2d_indices", lambda x, *w: (x, Windows(*w)))
 class MaxPool(_Operation):
     """The largest elements of all windows, and their indices."""
 
@@ -159,12 +168,12 @@ class MaxPool(_Operation):
 def max_pool2d(input: Tensor, windows: Windows) -> Tensor:
     """`MaxPool` without the indices, which are found only where a derivative may want them."""
     wanted = torch.is_grad_enabled() and input.requires_grad
-    if wanted or torch.compiler.is_compiling() or transformed():
+    if wanted or torch.compiler.is_compiling() or recorded() or transformed():
         return MaxPool.apply(input, windows)[0]
     return pool_ops.max_pool2d(input, windows)
 
 
-@torch.compiler.allow_in_graph
+@_operation("max_gather", lambda x, i, *w: (x, i, Windows(*w)))
 class MaxGather(_Operation):
     """The elements of an input at the indices: the transpose of `MaxScatter`."""
 
@@ -202,7 +211,7 @@ class MaxGather(_Operation):
         return _vmap(MaxGather, info, in_dims, *inputs)
 
 
-@torch.compiler.allow_in_graph
+@_operation("max_scatter", lambda g, i, *w: (g, i, Windows(*w[:-2]), w[-2:]))
 class MaxScatter(_Operation):
     """A gradient added to the elements at the indices: the transpose of `MaxGather`."""
 
@@ -240,7 +249,7 @@ class MaxScatter(_Operation):
         return _vmap(MaxScatter, info, in_dims, *inputs)
 
 
-@torch.compiler.allow_in_graph
+@_operation("avg_pool2d", lambda x, *w: (x, Windows(*w[:-2]), Divisor(*w[-2:])))
 class AvgPool(_Operation):
     """The mean of each window: the transpose of `AvgPoolAdjoint`."""
 
@@ -274,7 +283,10 @@ class AvgPool(_Operation):
         return _vmap(AvgPool, info, in_dims, *inputs)
 
 
-@torch.compiler.allow_in_graph
+@_operation(
+    "avg_pool2d_adjoint",
+    lambda g, *w: (g, Windows(*w[:-4]), Divisor(*w[-4:-2]), w[-2:]),
+)
 class AvgPoolAdjoint(_Operation):
     """A gradient, divided, added all over each window: the transpose of `AvgPool`."""
 

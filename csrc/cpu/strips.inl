@@ -4,38 +4,6 @@
 
 constexpr int64_t kStripTiles = 8;  // tiles of a strip that lie side by side
 
-// to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines.
-template <class S, class T>
-inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
-                            int64_t step) {
-  using V = typename Vector<T>::type;
-  constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t i = 0; i < count; i += lanes) {
-    V v[lanes] = {};
-    for (int64_t line = 0; line < least(lines, lanes); ++line)
-      v[line] = load_some<T>(from + line * stride + i, count - i);
-    transpose<T>(v);
-    for (int64_t k = 0; k < least(lanes, count - i); ++k)
-      *reinterpret_cast<V*>(to + (i + k) * step) = v[k];
-  }
-}
-
-// to[line·stride + i] = from[i·step + line]: the same way back.
-template <class S, class T>
-inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t lines, S* to,
-                             int64_t stride) {
-  using V = typename Vector<T>::type;
-  constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t i = 0; i < count; i += lanes) {
-    V v[lanes] = {};
-    for (int64_t k = 0; k < least(lanes, count - i); ++k)
-      v[k] = *reinterpret_cast<const V*>(from + (i + k) * step);
-    transpose<T>(v);
-    for (int64_t line = 0; line < least(lines, lanes); ++line)
-      store_some<T>(v[line], count - i, to + line * stride + i);
-  }
-}
-
 // Where a strip is in an image: its first row and column, counted as base + offset of the axis
 // maps, and the steps to the next ones.
 struct Place {

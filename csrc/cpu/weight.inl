@@ -175,13 +175,22 @@ struct Weight {
   // rows of one chunk; for complex tensors both components of its columns.
   static void store(const WeightJob& job, int64_t segment, int64_t group, const Chunk& chunk,
                     int64_t column, int64_t columns, const T* block, int64_t ld) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    bool turned = job.components == 1 && job.c == 1 && ld % lanes == 0;  // channels are neighbours
     S* filter = static_cast<S*>(job.result) + segment * job.segment + group * job.filters * job.k;
-    for (int64_t tap = 0; tap < chunk.taps; ++tap)
-      for (int64_t c = 0; c < chunk.channels; ++c, block += ld) {
-        int64_t r = (chunk.tap + tap) / job.w.taps, s = (chunk.tap + tap) % job.w.taps;
-        S* to = filter + (chunk.channel + c) * job.c + r * job.r + s * job.s;
-        for (int64_t k = 0; k < columns; ++k)
-          narrow(block[k], to[(column + k) % job.filters * job.k + (column + k) / job.filters]);
+    for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+      int64_t r = (chunk.tap + tap) / job.w.taps, s = (chunk.tap + tap) % job.w.taps;
+      S* at = filter + chunk.channel * job.c + r * job.r + s * job.s;
+      if (turned) {
+        for (int64_t k = 0; k < columns; k += lanes)
+          store_transposed(block + k, ld, chunk.channels, columns - k, at + (column + k) * job.k,
+                           job.k);
+        block += chunk.channels * ld;
+        continue;
       }
+      for (int64_t c = 0; c < chunk.channels; ++c, at += job.c, block += ld)
+        for (int64_t k = 0; k < columns; ++k)
+          narrow(block[k], at[(column + k) % job.filters * job.k + (column + k) / job.filters]);
+    }
   }
 };

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from .. import ops
-from . import measure, peers, plots, report
+from . import derivatives, measure, peers, plots, report
 from .layers import ACTIVATIONS, LAYERS
 from .models import MODELS
 
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     on_cpu = arguments.device == "cpu"  # ReLU and pooling have no kernels elsewhere
     activations = [a for a in ACTIVATIONS if on_cpu and fnmatch.fnmatch(a.name, arguments.layers)]
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
-    if not layers and not activations and not models:
+    critic = on_cpu and fnmatch.fnmatch("critic", arguments.models)
+    if not layers and not activations and not models and not critic:
         raise SystemExit("no layer and no model has such a name")
     for file in (arguments.json, arguments.markdown):  # before minutes are spent on what goes there
         if file:
@@ -81,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
                 )
         for model in progress(f"models, {of}", models):
             of_models.append(measure.measure_model(*model, arguments.budget, arguments.device))
+        for what in progress(f"derivatives, {of}", derivatives.DERIVATIVES if critic else ()):
+            of_models.append(derivatives.measure_derivative(what, arguments.budget))
         if models:
             of_models.append(measure.measure_latency(arguments.budget, arguments.device))
     if arguments.peers:

@@ -117,14 +117,15 @@ class ReluGrad(_Operation):
 
 def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
     """vmap of an operation on tensors of four axes: the mapped axis joins the batch."""
-    joined = [
-        _to_front(value, dim, info.batch_size).flatten(0, 1) if isinstance(value, Tensor) else value
+    fronts = [
+        _to_front(value, dim, info.batch_size) if isinstance(value, Tensor) else value
         for value, dim in zip(inputs, in_dims, strict=True)
     ]
-    results = operation.apply(*joined)
+    batches = fronts[0].shape[:2]
+    results = operation.apply(*(f.flatten(0, 1) if isinstance(f, Tensor) else f for f in fronts))
     if isinstance(results, Tensor):
-        return results.unflatten(0, (info.batch_size, -1)), 0
-    return tuple(r.unflatten(0, (info.batch_size, -1)) for r in results), (0,) * len(results)
+        return results.unflatten(0, batches), 0
+    return tuple(r.unflatten(0, batches) for r in results), (0,) * len(results)
 
 
 @_operation("max_pool2d_indices", lambda x, *w: (x, Windows(*w)))

@@ -35,6 +35,13 @@ def test_without_the_library_a_cuda_tensor_is_told_what_to_do(monkeypatch, tmp_p
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("call", ["relu", "max_pool2d", "avg_pool2d"])
+def test_relu_and_pooling_say_that_they_have_no_cuda_kernels(call):
+    arguments = () if call == "relu" else (2,)
+    with FakeTensorMode(), pytest.raises(NotImplementedError, match=f"{call}.*cuda.*to the CPU"):
+        getattr(tfc.functional, call)(cuda_tensors()[0], *arguments)
+
+
 def test_devices_must_be_one(monkeypatch):
     monkeypatch.setattr(_checks, "load_cuda", lambda: None)
     with FakeTensorMode():

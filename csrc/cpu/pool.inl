@@ -2,8 +2,8 @@
 // reduces what it meets in the source, a window of the input or the windows that cover it.
 //
 // A vector of indices has integers as wide as the values, counted from the window's first element:
-// a window spans less than 2^31 elements. max_gather compares its indices with those of the window
-// and never follows one, so that wrong ones give zeros.
+// a window spans less than 2^31 elements. max_gather, and max_scatter in channels_last, compare
+// indices with those that may be and never follow one, so that wrong ones reach no memory.
 
 template <class T>
 inline typename Lanes<T>::type load_integers(const typename Lanes<T>::Integer* from) {

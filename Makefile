@@ -26,7 +26,7 @@ help: ## list these targets
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
 
-bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 10 minutes
+bench: $(INSTALLED) ## time layers and models against stock PyTorch, some 11 minutes
 	$(BIN)/python -m torch_fullconv bench --threads 1 2 --dtype float32 float64 bfloat16 \
 	  --json $(RESULTS)/figures.json --markdown $(RESULTS)/tables.md --plots $(RESULTS)
 

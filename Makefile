@@ -15,7 +15,7 @@ export TORCH_FULLCONV_CUDA ?= 0
 CUDA_PYTHON ?= .venv-cuda/bin/python
 NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
-  convert.py opinfo.py compile.py)
+  convert.py opinfo.py compile.py pooling.py)
 
 .PHONY: help train bench figures screenshots docs test test-compiler models known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench

@@ -1,4 +1,4 @@
-"""What comes into a program with this package: what it declares, and no code from data or the net."""
+"""What this package brings into a program: what it declares, no code from data or the net."""
 
 import ast
 import json
@@ -110,7 +110,8 @@ def test_what_developers_install_is_pinned():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {re.match(r"[a-z0-9-]+(?===)", line)[0] for line in lines}
     makefile = (ROOT / "Makefile").read_text()
-    (extras,) = re.findall(r"-c constraints\.txt --no-build-isolation --editable '\.\[(.*)\]'", makefile)
+    install = r"-c constraints\.txt --no-build-isolation --editable '\.\[(.*)\]'"
+    (extras,) = re.findall(install, makefile)
     wanted = [r for r in requires("torch_fullconv") if re.search("extra == ", r)]
     for requirement in wanted:
         name, extra = re.match(r"([\w-]+).*extra == .(\w+).", requirement).groups()

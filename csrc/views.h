@@ -43,7 +43,8 @@ inline FilterView view_filter(const Array& filter, int64_t components, int64_t g
 // that count all of a sample's elements, if input and filter have them in the same order.
 inline bool flatten(Geometry& geometry, Array& input, Array& filter) {
   for (const Axis* axis : {&geometry.h, &geometry.w})
-    if (axis->size != axis->kernel || axis->pad_before + axis->pad_after > 0 || axis->dilation > 1)
+    if (axis->size != axis->kernel || axis->pad_before != 0 || axis->pad_after != 0 ||
+        axis->dilation > 1)
       return false;
   int64_t c = input.size[1], h = geometry.h.size, w = geometry.w.size;
   if (geometry.groups > 1 || h * w == 1) return false;

@@ -19,6 +19,7 @@ struct Pointwise {
     if (job.rows_along_vectors || job.depth < 16) return false;
     int64_t count = positions(job);
     if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return false;
+    if (!are_neighbours(job.h) || !are_neighbours(job.w)) return false;
     return job.h.limit == job.h.positions && job.w.limit == job.w.positions &&
            job.h.offset[0] + job.h.base[0] == 0 && job.w.offset[0] + job.w.base[0] == 0 &&
            job.h.step == 1 && job.w.step == 1 && 20 * (round_up(count, lanes) - count) <= count;
@@ -84,6 +85,11 @@ struct Pointwise {
   }
   static bool lies_flat(const View& view, const AxisMap& h, const AxisMap& w) {
     return (view.w == 1 || w.positions == 1) && (view.h == w.positions || h.positions == 1);
+  }
+
+  // Positions rise: from the first on, none is left out for another stride's phase.
+  static bool are_neighbours(const AxisMap& axis) {
+    return axis.positions == 0 || axis.position[axis.positions - 1] == axis.positions - 1;
   }
 
   static void copy_panel(const S* from, int64_t stride, int64_t channels, int64_t count, T* to) {

@@ -17,7 +17,7 @@ NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py pooling.py)
 
-.PHONY: help train bench figures screenshots docs test test-compiler stress lock reproducible models known-cases lint format wheel clean cuda-emulator \
+.PHONY: help train bench figures screenshots docs test test-compiler lock reproducible models known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench
 
 help: ## list these targets
@@ -44,9 +44,6 @@ test: $(INSTALLED) ## run all tests
 
 test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
 	$(BIN)/pytest -m compiler
-
-stress: $(INSTALLED) ## run what is long: load, faults, limits of memory
-	$(BIN)/pytest -m stress
 
 reproducible: $(INSTALLED) ## build the wheel twice, in two folders, and compare the bytes
 	$(BIN)/python tests/reproducible_wheel.py

@@ -15,9 +15,9 @@ export TORCH_FULLCONV_CUDA ?= 0
 CUDA_PYTHON ?= .venv-cuda/bin/python
 NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
-  convert.py opinfo.py compile.py)
+  convert.py opinfo.py compile.py pooling.py)
 
-.PHONY: help train bench figures screenshots docs test test-compiler models known-cases lint format wheel clean cuda-emulator \
+.PHONY: help train bench figures screenshots docs test test-compiler lock reproducible models known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench
 
 help: ## list these targets
@@ -44,6 +44,17 @@ test: $(INSTALLED) ## run all tests
 
 test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
 	$(BIN)/pytest -m compiler
+
+reproducible: $(INSTALLED) ## build the wheel twice, in two folders, and compare the bytes
+	$(BIN)/python tests/reproducible_wheel.py
+
+# For every Python that we support; torch and what it brings are chosen before these.
+lock: $(INSTALLED) ## choose the newest versions of what developers install: constraints.txt
+	mkdir -p build
+	echo torch==2.13.0 | $(BIN)/uv pip compile --universal --python-version 3.10 --upgrade --quiet \
+	  --extra test --extra bench --extra docs --extra examples --extra dev --no-annotate --no-header \
+	  --constraint /dev/stdin pyproject.toml | grep -vE '^(torch|triton|cuda-|nvidia-)' > build/lock
+	mv build/lock constraints.txt
 
 known-cases: $(INSTALLED) ## run reported faults of stock layers again, by it and by these
 	$(BIN)/python tests/known_cases.py --write docs/known_cases.md
@@ -107,6 +118,6 @@ $(INSTALLED): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import torch; exit(torch.__version__ < (2, 10))' 2>/dev/null \
 	  || $(BIN)/pip install torch==2.13.0
-	$(BIN)/pip install 'setuptools>=77' wheel ninja numpy
-	$(BIN)/pip install --no-build-isolation --editable '.[test,bench,docs,examples,dev]'
+	$(BIN)/pip install -c constraints.txt setuptools wheel ninja numpy
+	$(BIN)/pip install -c constraints.txt --no-build-isolation --editable '.[test,bench,docs,examples,dev]'
 	touch $@

@@ -49,6 +49,9 @@ CXX_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",
+    # The same bytes wherever they are built: no folder's name is written into them.
+    f"-ffile-prefix-map={ROOT}=.",
+    f"-ffile-prefix-map={Path(torch.__file__).parent}=torch",
     "-Wall",
     "-Wno-psabi",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",

@@ -10,6 +10,10 @@ namespace fullconv {
 
 enum class Dtype { f32, f64, bf16, f16, c64, c128 };
 
+// What ReLU and pooling take.
+enum class Element { f32, f64, bf16, f16, i8, u8, i16, i32, i64 };
+constexpr int64_t kElements = 9;
+
 struct Array {  // a 4-D tensor, N C H W or K C R S (behind a segment axis); strides count elements
   void* data;
   int64_t size[4], stride[4];

@@ -7,45 +7,93 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "geometry.h"
 
 namespace fullconv {
 
-struct Window {
-  int64_t size;  // of the input: H or W
-  int64_t kernel, stride, pad, dilation;
+// INTEGER is what holds a size or an index: 64 bits, or where padded axes are known to be
+// short, 32.
+template <class INTEGER>
+struct WindowOf {
+  INTEGER size;  // of the input: H or W
+  INTEGER kernel, stride, pad, dilation;
   bool ceil_mode;
 
-  int64_t reach() const { return dilation * (kernel - 1); }
+  FULLCONV_EVERYWHERE INTEGER reach() const { return dilation * (kernel - 1); }
 
   // P or Q. In ceil_mode windows may end behind the padding, but must start before it.
-  int64_t outputs() const {
-    int64_t span = size + 2 * pad - reach() - 1 + (ceil_mode ? stride - 1 : 0);
+  INTEGER outputs() const {
+    INTEGER span = size + 2 * pad - reach() - 1 + (ceil_mode ? stride - 1 : 0);
     if (span < 0) return 0;
-    int64_t count = span / stride + 1;
+    INTEGER count = span / stride + 1;
     return ceil_mode && (count - 1) * stride >= size + pad ? count - 1 : count;
   }
 
   // The same windows as a convolution's axis.
   Axis axis() const {
-    int64_t after = (outputs() - 1) * stride + reach() + 1 - size - pad;
+    INTEGER after = (outputs() - 1) * stride + reach() + 1 - size - pad;
     return {size, kernel, stride, pad, after, dilation, Padding::zeros};
   }
 
   // The first index of window i that is not before the input.
-  int64_t first(int64_t i) const {
-    int64_t start = i * stride - pad;
+  FULLCONV_EVERYWHERE INTEGER first(INTEGER i) const {
+    INTEGER start = i * stride - pad;
     return start >= 0 ? start : start + (-start + dilation - 1) / dilation * dilation;
   }
 
+  // What its indices are below.
+  FULLCONV_EVERYWHERE INTEGER end(INTEGER i) const {
+    return std::min(size, i * stride - pad + reach() + 1);
+  }
+
+  // Windows begin, begin + step ... below end.
+  struct Range {
+    INTEGER begin, end, step;
+  };
+
+  // How far apart windows are that cover the same index: with dilation not each one in reach does.
+  INTEGER period() const { return dilation / std::gcd(stride, dilation); }
+
+  // Those of `outputs` windows that cover index x. by_stride divides by the stride.
+  template <class DIVIDE>
+  FULLCONV_EVERYWHERE Range covering(INTEGER x, INTEGER outputs, INTEGER period,
+                                     const DIVIDE& by_stride) const {
+    INTEGER padded = x + pad, last = padded - reach();
+    INTEGER begin = last > 0 ? by_stride(last + stride - 1) : 0;
+    INTEGER end = std::min<INTEGER>(outputs, by_stride(padded) + 1);
+    if (dilation > 1)
+      while (begin < end && (padded - begin * stride) % dilation != 0) ++begin;
+    return {begin, end, period};
+  }
+
   // What window i counts along this axis: its indices in the input, or in the padded input.
-  int64_t extent(int64_t i, bool with_padding) const {
-    int64_t start = i * stride - pad, end = std::min(start + kernel, size + pad);
-    return with_padding ? end - start : std::min(end, size) - std::max<int64_t>(start, 0);
+  FULLCONV_EVERYWHERE INTEGER extent(INTEGER i, bool with_padding) const {
+    INTEGER start = i * stride - pad, end = std::min(start + kernel, size + pad);
+    return with_padding ? end - start : std::min(end, size) - std::max<INTEGER>(start, 0);
   }
 };
+using Window = WindowOf<int64_t>;
+
+// A pooling layer.
+struct Pool {
+  Window h, w;
+  bool count_include_pad;  // of averages: what they divide by,
+  int64_t divisor;         // or this, if it is not 0
+};
+
+// Each kind gives a result position what it meets in the source.
+enum class Pooling {
+  max,          // the largest; NaN counts as larger than all, the first of equals is taken
+  max_indices,  // and its index in the input's plane
+  max_gather,   // what has the index that the position chose: max's derivative
+  max_scatter,  // the sum of what chose the position's own index: the adjoint of that
+  average,
+  average_adjoint,
+};
+constexpr int64_t kPoolings = 6;
 
 // The indices that each position meets, in ascending order: index[begin[p]] ... index[begin[p + 1]
 // - 1]. Plain data: this crosses into code of other instruction sets.
@@ -60,9 +108,8 @@ class MeetingTable {
   static MeetingTable forward(const Window& window) {
     MeetingTable table;
     for (int64_t i = 0, count = window.outputs(); i < count; ++i) {
-      int64_t start = i * window.stride - window.pad;
-      int64_t end = std::min(window.size, start + window.reach() + 1);
-      for (int64_t x = window.first(i); x < end; x += window.dilation) table.index_.push_back(x);
+      for (int64_t x = window.first(i), end = window.end(i); x < end; x += window.dilation)
+        table.index_.push_back(x);
       table.begin_.push_back(static_cast<int64_t>(table.index_.size()));
     }
     return table;

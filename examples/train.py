@@ -11,9 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from threading import Event
 from types import FrameType
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import data
 import plots
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainers = make_trainers(options)
     checkpoint = options.out / "checkpoint.pt"
     if options.resume:
-        for name, state in torch.load(checkpoint)["trainers"].items():
+        for name, state in read(checkpoint)["trainers"].items():
             trainers[name].load_state_dict(state)
     options.out.mkdir(parents=True, exist_ok=True)
     with ctrl_c() as stop:
@@ -91,7 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     checkpoint = options.out / "checkpoint.pt"
     if not checkpoint.exists():
         parser.error(f"--resume found no {checkpoint}")
-    saved = torch.load(checkpoint)["options"]
+    saved = read(checkpoint)["options"]
     parser.set_defaults(**saved)
     options = parser.parse_args(argv)
     for name, value in saved.items():
@@ -159,6 +161,20 @@ def save(path: Path, options: argparse.Namespace, trainers: dict[str, Trainer]) 
     }
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `save` wrote. Nothing in the file is run, and all of it has its checksum."""
+    try:
+        with ZipFile(path) as file:
+            if damaged := file.testzip():  # torch.load takes such a file for good
+                raise BadZipFile(f"{damaged} is not what was written")
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if not isinstance(state, dict) or state.keys() != {"options", "trainers"}:
+            raise ValueError("it has other contents")
+    except (BadZipFile, UnpicklingError, RuntimeError, ValueError) as error:
+        raise SystemExit(f"{path} is not a checkpoint of this program: {error}") from error
+    return state
 
 
 def draw(out: Path, trainers: dict[str, Trainer]) -> None:

@@ -14,4 +14,7 @@ struct Emulated : fullconv::cuda::Contractions {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) { fullconv::implement<Emulated>(m); }
+STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CPU, m) {
+  fullconv::implement<Emulated>(m);
+  fullconv::implement_pooling<Emulated>(m);
+}

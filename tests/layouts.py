@@ -1,11 +1,12 @@
 """Where a tensor's values can lie in memory, and Hypothesis strategies for layers and layouts.
 
-A layout keeps the values (`repeated` and `one_element` their first ones) and puts NaN between them.
+A layout keeps the values (`repeated` and `one_element` their first ones) and puts NaN between them,
+or 99.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torch_fullconv.ops import ALGORITHMS, PADDING_MODES, Geometry
+
+
+def gaps(t: Tensor, shape: Sequence[int]) -> Tensor:
+    """What lies between the values."""
+    return t.new_full(shape, torch.nan if t.is_floating_point() or t.is_complex() else 99)
 
 
 def channels_last(t: Tensor) -> Tensor:
@@ -33,7 +39,7 @@ def rows_inside(t: Tensor) -> Tensor:
 def sliced(t: Tensor) -> Tensor:
     """Every second or third element of a larger tensor, from the second one on."""
     steps = (2, 1, 2, 3, 2)[-t.dim() :]
-    larger = t.new_full([n * s + 1 for n, s in zip(t.shape, steps, strict=True)], torch.nan)
+    larger = gaps(t, [n * s + 1 for n, s in zip(t.shape, steps, strict=True)])
     view = larger[tuple(slice(1, 1 + n * s, s) for n, s in zip(t.shape, steps, strict=True))]
     return view.copy_(t)
 
@@ -42,13 +48,13 @@ def channels_sliced(t: Tensor) -> Tensor:
     """A part of the channels of a larger channels_last tensor."""
     shape = list(t.shape)
     shape[-3] += 3
-    larger = channels_last(t.new_full(shape, torch.nan))
+    larger = channels_last(gaps(t, shape))
     return larger.narrow(-3, 2, t.shape[-3]).copy_(t)
 
 
 def offset(t: Tensor) -> Tensor:
     """Behind three elements, so aligned to nothing."""
-    larger = t.new_full((t.numel() + 7,), torch.nan)
+    larger = gaps(t, (t.numel() + 7,))
     return larger[3 : 3 + t.numel()].view(t.shape).copy_(t)
 
 

@@ -25,21 +25,24 @@ def cuda_tensors() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty(2, 3, 5, 4, device="cuda"), torch.empty(4, 3, 3, 3, device="cuda")
 
 
-def test_without_the_library_a_cuda_tensor_is_told_what_to_do(monkeypatch, tmp_path):
+CALLS = {
+    "conv2d": lambda x, w: tfc.functional.conv2d(x, w),
+    "relu": lambda x, _: tfc.functional.relu(x),
+    "max_pool2d": lambda x, _: tfc.functional.max_pool2d(x, 2),
+    "avg_pool2d": lambda x, _: tfc.functional.avg_pool2d(x, 2),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_without_the_library_a_cuda_tensor_is_told_what_to_do(name, monkeypatch, tmp_path):
     monkeypatch.setattr(ops, "__file__", str(tmp_path / "ops.py"))
     ops._load_library.cache_clear()
     with FakeTensorMode(), pytest.raises(NotImplementedError) as error:
-        tfc.functional.conv2d(*cuda_tensors())
+        CALLS[name](*cuda_tensors())
     assert "\n" not in str(error.value)
-    for part in ("conv2d(): ", "_C_cuda.abi3.so is missing", "TORCH_FULLCONV_CUDA=1", "to the CPU"):
+    message = "_C_cuda.abi3.so is missing", "TORCH_FULLCONV_CUDA=1", "to the CPU"
+    for part in (f"{name}(): ", *message):
         assert part in str(error.value)
-
-
-@pytest.mark.parametrize("call", ["relu", "max_pool2d", "avg_pool2d"])
-def test_relu_and_pooling_say_that_they_have_no_cuda_kernels(call):
-    arguments = () if call == "relu" else (2,)
-    with FakeTensorMode(), pytest.raises(NotImplementedError, match=f"{call}.*cuda.*to the CPU"):
-        getattr(tfc.functional, call)(cuda_tensors()[0], *arguments)
 
 
 def test_devices_must_be_one(monkeypatch):
@@ -74,11 +77,17 @@ def test_tf32_is_torchs_choice(precision, monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
-def test_ops_on_the_emulated_gpu():
+@pytest.mark.parametrize(
+    ("file", "selected", "count"),
+    [
+        ("test_ops.py", "test_edges and (segments_each or reflect_two or no_segments)", 36),
+        ("test_pooling.py", "special_values or wrong_indices or in_place", 42),
+    ],
+)
+def test_ops_on_the_emulated_gpu(file, selected, count):
     """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
-    edges = "test_edges and (segments_each or reflect_two or no_segments)"
-    command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", edges]
-    done = subprocess.run([*command, HERE / "test_ops.py"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", selected]
+    done = subprocess.run([*command, HERE / file], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "36 passed" in done.stdout
+    assert f"{count} passed" in done.stdout
     assert "previous kernel" in done.stderr + done.stdout  # torch says that CPU's are replaced

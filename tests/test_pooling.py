@@ -28,6 +28,7 @@ from torch_fullconv import functional, reference
 NAMES = ("relu", "max_pool2d", "avg_pool2d")
 OPS = {name: next(op for op in op_db if op.name == f"nn.functional.{name}") for name in NAMES}
 FLOATS = (F32, F64, BF16, F16)
+DEVICE = torch.get_default_device().type
 pytestmark = pytest.mark.usefixtures("poisoned_results")
 
 
@@ -47,11 +48,11 @@ def last(value: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(n, d) for n in NAMES for d in sorted(OPS[n].dtypes, key=str)],
+    [(n, d) for n in NAMES for d in sorted(OPS[n].supported_dtypes(DEVICE), key=str)],
     ids=ident,
 )
 def test_samples_are_stocks_to_the_bit(name, dtype):
-    for index, sample in enumerate(OPS[name].sample_inputs("cpu", dtype)):
+    for index, sample in enumerate(OPS[name].sample_inputs(DEVICE, dtype)):
         if index % 11 and name == "max_pool2d":  # there are 1440
             continue
         for placed in (sample, sample.noncontiguous(), sample.transform(last)):
@@ -64,14 +65,14 @@ def test_samples_are_stocks_to_the_bit(name, dtype):
 
 def test_what_ships():
     """Floors: more samples or errors in a later torch are taken up by themselves."""
-    assert len(list(OPS["max_pool2d"].sample_inputs("cpu", F32))) >= 1000
-    assert len(list(OPS["avg_pool2d"].sample_inputs("cpu", F32))) >= 7
-    assert len(list(OPS["max_pool2d"].error_inputs("cpu"))) >= 7
-    assert len(list(OPS["avg_pool2d"].error_inputs("cpu"))) >= 5
+    assert len(list(OPS["max_pool2d"].sample_inputs(DEVICE, F32))) >= 1000
+    assert len(list(OPS["avg_pool2d"].sample_inputs(DEVICE, F32))) >= 7
+    assert len(list(OPS["max_pool2d"].error_inputs(DEVICE))) >= 7
+    assert len(list(OPS["avg_pool2d"].error_inputs(DEVICE))) >= 5
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [(n, e) for n in NAMES[1:] for e in OPS[n].error_inputs("cpu")], ids=str
+    ("name", "error"), [(n, e) for n in NAMES[1:] for e in OPS[n].error_inputs(DEVICE)], ids=str
 )
 def test_error_inputs(name, error):
     sample = error.sample_input
@@ -119,13 +120,13 @@ SPECIAL = [0.0, -0.0, 1.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf")]
 
 
 def special(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     values = torch.tensor(SPECIAL, dtype=F64).to(dtype)
     return values[torch.randint(len(SPECIAL), shape, generator=generator)]
 
 
 def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     return torch.randint(-3, 4, shape, generator=generator).to(dtype)
 
 
@@ -218,11 +219,11 @@ def test_pooling_is_the_references(dtype):
         x = integers((2, 3, 7, 6), dtype)
         pairs = (kernel, kernel), (stride, stride), (pad, pad)
         output, indices = functional.max_pool2d(x, *pairs, return_indices=True)
-        exact = reference.max_pool2d(x.numpy(), *pairs)
-        assert torch.equal(output.to(F64), torch.from_numpy(exact[0]))
-        assert torch.equal(indices, torch.from_numpy(exact[1]))
-        mean = torch.from_numpy(reference.avg_pool2d(x.numpy(), *pairs))
-        torch.testing.assert_close(functional.avg_pool2d(x, *pairs).to(F64), mean)
+        exact = reference.max_pool2d(x.cpu().numpy(), *pairs)
+        assert torch.equal(output.to("cpu", F64), torch.from_numpy(exact[0]))
+        assert torch.equal(indices.cpu(), torch.from_numpy(exact[1]))
+        mean = torch.from_numpy(reference.avg_pool2d(x.cpu().numpy(), *pairs))
+        torch.testing.assert_close(functional.avg_pool2d(x, *pairs).to("cpu", F64), mean)
 
 
 LAYERS: dict[str, Any] = {
@@ -243,7 +244,9 @@ each_layer = pytest.mark.parametrize("name", LAYERS)
 
 
 def image(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=F64)
+    return torch.randn(
+        shape, generator=torch.Generator(torch.get_default_device()).manual_seed(3), dtype=F64
+    )
 
 
 @each_layer

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import data
 import numpy as np
@@ -170,6 +171,44 @@ def test_wrong_options_one_sentence(arguments, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main([*arguments, "--out", str(tmp_path)])
     assert re.search(sentence, capsys.readouterr().err.splitlines()[-1])
+
+
+class Runs:
+    """Unpickled, it would call print."""
+
+    def __reduce__(self) -> tuple:
+        return print, ("run",)
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the largest tensor's bytes."""
+    with ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + largest.file_size // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "bit": (flip_a_bit, "is not what was written"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a zip file"),
+    "text": (lambda path: path.write_text("a git-lfs pointer"), "not a zip file"),
+    "code": (lambda path: torch.save({"options": Runs()}, path), "Unsupported global"),
+    "other": (lambda path: torch.save(nn.Linear(2, 2).state_dict(), path), "other contents"),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_not_used(few_digits, damage, sentence, tmp_path, capsys):
+    options = ["--layers", "fullconv", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]
+    path = tmp_path / "checkpoint.pt"
+    parsed = train.parse(options)
+    train.save(path, parsed, train.make_trainers(parsed))
+    assert train.read(path).keys() == {"options", "trainers"}
+    damage(path)
+    with pytest.raises(SystemExit, match=rf"(?s)checkpoint of this program: .*{sentence}"):
+        train.main(["--resume", "--out", str(tmp_path)])
+    assert "run" not in capsys.readouterr().out
 
 
 def test_batch_larger_than_the_data(few_digits, tmp_path):

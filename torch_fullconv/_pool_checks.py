@@ -14,7 +14,6 @@ FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = frozenset((torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64))
 REAL = FLOATS | INTEGERS
 AVERAGED = FLOATS | {torch.int64}
-DEVICES = frozenset(("cpu", "meta"))  # convolutions have kernels for CUDA too
 _MOST = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
 
@@ -29,11 +28,13 @@ def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> N
             f"{function}(): input is {_checks._kind(input)}; only dense tensors are supported "
             "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
         )
-    if input.device.type not in DEVICES:
+    if input.device.type not in _checks.DEVICES:
         raise NotImplementedError(
             f"{function}(): torch_fullconv has no kernels for {input.device.type} tensors; use "
             f"torch.nn.functional.{function}, or move the input to the CPU"
         )
+    if input.is_cuda:
+        _checks._load_cuda(function)
     if input.dtype == torch.bool and function == "relu":
         raise RuntimeError("Boolean inputs not supported for relu")
     if input.dtype not in dtypes:

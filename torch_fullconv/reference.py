@@ -154,15 +154,23 @@ def full_convolve(layer: Layer, grad: ArrayLike, filter: ArrayLike) -> Array:
 
 
 def _pool_meetings(
-    size: int, kernel: int, stride: int, pad: int
+    size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool
 ) -> tuple[int, list[tuple[int, int, int]]]:
     """The outputs along one axis, and every (i, r, x) of them."""
-    outputs = (size + 2 * pad - kernel) // stride + 1
-    return outputs, list(meetings(size, kernel, outputs, stride, pad, 1, "zeros"))
+    span = size + 2 * pad - dilation * (kernel - 1) - 1
+    outputs = span // stride + 1
+    if ceil_mode and span % stride and outputs * stride < size + pad:
+        outputs += 1  # ends behind the padding, but starts before it
+    return outputs, list(meetings(size, kernel, outputs, stride, pad, dilation, "zeros"))
 
 
 def max_pool2d(
-    input: ArrayLike, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]
+    input: ArrayLike,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+    ceil_mode: bool = False,
 ) -> tuple[Array, NDArray[np.int64]]:
     """The largest element of each window of (N, C, H, W), and its index in its plane.
 
@@ -173,8 +181,8 @@ def max_pool2d(
     X = _wide(input)
     n, c, h, w = X.shape
     (p, rows), (q, columns) = (
-        _pool_meetings(size, *axis)
-        for size, axis in zip((h, w), zip(kernel, stride, pad, strict=True), strict=True)
+        _pool_meetings(size, *axis, ceil_mode)
+        for size, axis in zip((h, w), zip(kernel, stride, pad, dilation, strict=True), strict=True)
     )
     Y, indices = np.full((n, c, p, q), -np.inf), np.zeros((n, c, p, q), np.int64)
     for i, _, y in rows:
@@ -186,16 +194,39 @@ def max_pool2d(
 
 
 def avg_pool2d(
-    input: ArrayLike, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]
+    input: ArrayLike,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
 ) -> Array:
-    """The mean of each window of (N, C, H, W), zeros in the padding counted."""
+    """The mean of each window of (N, C, H, W), or its sum by a divisor; padding counts as zeros.
+
+    In `ceil_mode` what lies behind the padding counts as nothing.
+    """
     X = _wide(input)
     (p, rows), (q, columns) = (
-        _pool_meetings(size, *axis)
+        _pool_meetings(size, *axis, 1, ceil_mode)
         for size, axis in zip(X.shape[2:], zip(kernel, stride, pad, strict=True), strict=True)
     )
     Y = np.zeros((*X.shape[:2], p, q))
     for i, _, y in rows:
         for j, _, x in columns:
             Y[:, :, i, j] += X[:, :, y, x]
-    return Y / (kernel[0] * kernel[1])
+    if divisor is not None:
+        return Y / divisor
+    rows_counted, columns_counted = (
+        np.array(
+            [
+                sum(-margin <= i * step + r - before < size + margin for r in range(k))
+                for i in range(outputs)
+            ]
+        )
+        for size, outputs, k, step, before in zip(
+            X.shape[2:], (p, q), kernel, stride, pad, strict=True
+        )
+        for margin in [before if count_include_pad else 0]
+    )
+    return Y / np.outer(rows_counted, columns_counted)

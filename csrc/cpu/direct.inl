@@ -6,8 +6,9 @@
 // Vectors run along the result's channels, a tile is a piece of an output row, and the sums of all
 // taps of a chunk of channels stay in registers. Against packed patches (correlate.inl) the copy is
 // smaller by the number of taps, so that it may turn any layout; taps that meet only the padding's
-// zeros are left out, unless the filter has a NaN or Inf to meet them. Scratch a task: the block,
-// the sums that cannot lie in the result itself.
+// zeros are left out, unless the filter has a NaN or Inf to meet them. A filter that serves one
+// task is packed by it, panel for panel, and never goes to memory. Scratch a task: the block, the
+// sums that cannot lie in the result itself, its panels.
 
 constexpr int64_t kDirectDepth = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kDirectBytes = 1 << 18;   // of a padded block and of sums: both stay in the L2
@@ -56,100 +57,6 @@ void direct_tile_of(int64_t rows, const TapPlace* taps, int64_t count, int64_t r
   direct_tile<E, C, ROWS, VECTORS>(taps, count, run, a, lda, b, c, ldc, add, bias);
 }
 
-// A padded block: rows and columns of the source, counted as base + offset, by some channels.
-struct PaddedBlock {
-  int64_t low_h, low_w;   // the smallest offsets
-  int64_t height, width;  // of the block
-
-  PaddedBlock(const AxisMap& h, const AxisMap& w, int64_t rows) {
-    low_h = least(h.offset[0], h.offset[h.taps - 1]);  // offsets run one way
-    low_w = least(w.offset[0], w.offset[w.taps - 1]);
-    height = h.step * (rows - 1) + h.offset[0] + h.offset[h.taps - 1] - 2 * low_h + 1;
-    width = w.step * (w.positions - 1) + w.offset[0] + w.offset[w.taps - 1] - 2 * low_w + 1;
-  }
-  int64_t positions() const { return height * width; }
-  // Whether a tap meets a row, counted as offset, from every step-th position on.
-  static bool is_read(const AxisMap& h, int64_t row, int64_t step) {
-    for (int64_t r = 0; r < h.taps; ++r)
-      if ((row - h.offset[r]) % step == 0) return true;
-    return false;
-  }
-};
-
-constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned
-
-// Elements [0, count) of each of `channels` lines to[element][channel]; `end` is the tensor's.
-template <class S, class E>
-void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step, int64_t channels,
-                 int64_t count, E* to, int64_t pitch, const S* end) {
-  constexpr int64_t lanes = Vector<E>::lanes;
-  int64_t turned = 0;
-  if (position_step == 1 && channel_step > 0)
-    for (; turned + kFewLines <= channels; turned += lanes) {
-      int64_t lines = least(lanes, channels - turned);
-      for (int64_t x = 0; x < count; x += lanes) {
-        Source<S, E> at = from + turned * channel_step + x;
-        int64_t some = least(lanes, count - x);
-        if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
-          for (int64_t c = 0; c < lines; ++c)
-            copy(to + x * pitch + turned + c, pitch, at + c * channel_step, 1, some);
-          continue;
-        }
-        typename Vector<E>::type square[lanes];
-        load_turned<1>(at, channel_step, lines, square);
-        E* place = to + x * pitch + turned;
-        if (some == lanes && lines == lanes) {
-#pragma GCC unroll 16
-          for (int64_t i = 0; i < lanes; ++i) store<E>(square[i], place + i * pitch);
-        } else {
-          for (int64_t i = 0; i < some; ++i) store_some<E>(square[i], lines, place + i * pitch);
-        }
-      }
-    }
-  for (int64_t c = turned; c < channels; ++c)
-    copy(to + c, pitch, from + c * channel_step, position_step, count);
-}
-
-// Rows to a padded block of `pitch` elements a position, `channels` of them at `to`; row(v) is
-// where the elements of row v are, if any tap reads them, first_v the block's first row.
-template <class S, class E, class Row>
-void fill_padded(const PaddedBlock& block, int64_t first_v, Row row, int64_t channel_step,
-                 int64_t position_step, const AxisMap& w, int64_t channels, E* to, int64_t pitch,
-                 const S* end) {
-  int64_t first_u = w.base[0] + block.low_w, line = block.width * pitch;
-  int64_t low = first_u < 0 ? least(block.width, -first_u) : 0;
-  int64_t high = least(block.width, w.limit - first_u);
-  if (high < low) high = low;
-  for (int64_t i = 0; i < block.height; ++i, to += line) {
-    Source<S, E> source = row(first_v + i);
-    if (!source.from) continue;
-    auto edge = [&](int64_t x, int64_t last) {
-      for (; x < last; ++x) {
-        int64_t shown = source.shown == 0 ? -1 : source_or_none(w, first_u + x);
-        if (shown < 0)
-          clear(to + x * pitch, 1, channels);
-        else
-          copy(to + x * pitch, 1, source + shown * position_step, channel_step, channels);
-      }
-    };
-    if (source.shown == 0) {
-      edge(0, block.width);
-      continue;
-    }
-    edge(0, low);
-    Source<S, E> inner = source + (first_u + low) * position_step;
-    if (!beside_each_other(source, channel_step))
-      copy_turned(inner, channel_step, position_step, channels, high - low, to + low * pitch, pitch,
-                  end);
-    else if (position_step == channels * channel_step && channels == pitch)
-      copy(to + low * pitch, 1, inner, channel_step, (high - low) * pitch);
-    else
-      for (int64_t x = low; x < high; ++x, inner = inner + position_step)
-        copy(to + x * pitch, 1, inner, channel_step, channels);
-    edge(high, block.width);
-  }
-}
-
 template <class S>
 struct DirectBlocks {
   using E = typename Element<S>::type;
@@ -193,6 +100,14 @@ struct DirectBlocks {
   int64_t tasks(const CorrelateJob& job) const {
     return job.segments * job.groups * panel_blocks() * sample_blocks(job) * row_blocks(job);
   }
+  bool keeps_filter(const CorrelateJob& job) const {
+    return sample_blocks(job) * row_blocks(job) > 1;
+  }
+  // Panels that share a tile.
+  int64_t panels_together() const {
+    int64_t panel = channel_block * taps * kColumns<T>;
+    return least(panel_block, most<int64_t>(1, kDirectFilter / panel));
+  }
 };
 
 template <class S>
@@ -213,11 +128,13 @@ struct Direct {
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
     Blocks blocks(job);
+    if (!blocks.keeps_filter(job)) return 0;
     return job.segments * job.groups * quotient_up(blocks.panels, kPackedPanels) *
            quotient_up(blocks.depth, blocks.channel_block);
   }
   static int64_t packed_filter_size(const CorrelateJob& job) {
     Blocks blocks(job);
+    if (!blocks.keeps_filter(job)) return 0;
     return job.segments * job.groups * blocks.panels * kColumns<T> * blocks.depth * blocks.taps *
            sizeof(E);
   }
@@ -230,21 +147,12 @@ struct Direct {
     int64_t channel = task % chunks * blocks.channel_block;
     task /= chunks;
     int64_t panel = task % quotient_up(blocks.panels, kPackedPanels) * kPackedPanels;
-    int64_t unit = task / quotient_up(blocks.panels, kPackedPanels), first = panel * kColumns<T>;
+    int64_t unit = task / quotient_up(blocks.panels, kPackedPanels);
     int64_t size = kColumns<T> * blocks.depth * blocks.taps;
-    FilterChunk<S, E> chunk{
-        static_cast<const S*>(filter.data) + unit / job.groups * filter.segment +
-            unit % job.groups * filter.group + first * filter.row +
-            channel * kNumbers<E> * filter.depth,
-        filter,
-        job.h,
-        job.w,
-        least(kPackedPanels * kColumns<T>, job.rows - first),
-        least(blocks.channel_block * kNumbers<E>, job.depth - channel * kNumbers<E>),
-        static_cast<E*>(packed) + (unit * blocks.panels + panel) * size +
-            channel * blocks.taps * kColumns<T>,
-        size};
-    if (chunk.pack()) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    pack_panels(job, filter, unit, panel, kPackedPanels, channel, blocks.channel_block,
+                static_cast<E*>(packed) + (unit * blocks.panels + panel) * size +
+                    channel * blocks.taps * kColumns<T>,
+                size);
   }
 
   static int64_t tasks(const CorrelateJob& job) { return Blocks(job).tasks(job); }
@@ -254,7 +162,8 @@ struct Direct {
     int64_t block = PaddedBlock(job.h, job.w, blocks.row_block).positions() * blocks.channel_block;
     int64_t sums = blocks.row_block * job.w.positions * blocks.panel_block * kColumns<T>;
     return blocks.sample_block * (block * sizeof(E) + sums * sizeof(T)) +
-           (lanes + blocks.panel_block) * kColumns<T> * sizeof(T) + blocks.taps * sizeof(TapPlace);
+           (lanes + blocks.panel_block) * kColumns<T> * sizeof(T) + blocks.taps * sizeof(TapPlace) +
+           own_filter_size(job) * sizeof(E);
   }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
@@ -273,7 +182,8 @@ struct Direct {
     place.sample = task / job.groups * job.batch + sample;
 
     PaddedBlock block(job.h, job.w, place.rows);
-    TapPlace* taps = static_cast<TapPlace*>(scratch);
+    E* own_filter = static_cast<E*>(scratch);
+    TapPlace* taps = reinterpret_cast<TapPlace*>(own_filter + own_filter_size(job));
     T* biases = reinterpret_cast<T*>(taps + blocks.taps);
     E* padded = reinterpret_cast<E*>(biases + blocks.panel_block * kColumns<T>);
     const T* bias = job.bias ? biases : nullptr;
@@ -288,18 +198,28 @@ struct Direct {
     T* sums =
         reinterpret_cast<T*>(padded + blocks.sample_block * blocks.channel_block *
                                           PaddedBlock(job.h, job.w, blocks.row_block).positions());
-    const E* filter = static_cast<const E*>(job.filter) + (task * blocks.panels + place.panel) *
-                                                              kColumns<T> * blocks.depth *
-                                                              blocks.taps;
+    int64_t line = blocks.taps * kColumns<T>;
+    const E* filter = static_cast<const E*>(job.filter) +
+                      (task * blocks.panels + place.panel) * blocks.depth * line;
     for (int64_t channel = 0; channel < blocks.depth; channel += blocks.channel_block) {
       int64_t channels = least(blocks.channel_block, blocks.depth - channel);
       for (int64_t n = 0; n < place.samples; ++n)
         fill_block(job, block, place.group, place.sample + n, place.row, channel, channels,
                    padded + n * block.positions() * channels);
-      int64_t together = most<int64_t>(1, kDirectFilter / (channels * blocks.taps * kColumns<T>));
-      for (int64_t panel = 0; panel < panels; panel += together)
-        multiply_panels(job, blocks, place, block, channel, channels, padded, taps, filter, panel,
-                        least(panels, panel + together), bias, sums);
+      int64_t together = blocks.panels_together();
+      for (int64_t panel = 0; panel < panels; panel += together) {
+        int64_t count = least(together, panels - panel);
+        FilterPanels with;
+        if (blocks.keeps_filter(job))
+          with = {filter + (panel * blocks.depth + channel) * line, blocks.depth * line,
+                  *job.special};
+        else
+          with = {own_filter, channels * line,
+                  pack_panels(job, job.unpacked, task, place.panel + panel, count, channel,
+                              channels, own_filter, channels * line)};
+        multiply_panels(job, blocks, place, block, channel, channels, padded, taps, with, panel,
+                        panel + count, bias, sums);
+      }
     }
     if (blocks.channel_block == blocks.depth) return;
     for (int64_t panel = 0; panel < panels; ++panel)
@@ -311,6 +231,39 @@ struct Direct {
   }
 
  private:
+  struct FilterPanels {  // of a chunk of channels
+    const E* data;
+    int64_t size;  // from panel to panel
+    bool special;  // whether there may be a NaN or Inf
+  };
+  // A task's own, of all panels that share a tile.
+  static int64_t own_filter_size(const CorrelateJob& job) {
+    Blocks blocks(job);
+    if (blocks.keeps_filter(job)) return 0;
+    return blocks.panels_together() * blocks.channel_block * blocks.taps * kColumns<T>;
+  }
+  // At most `count` panels of (segment, group) `unit`, of at most so many channels; a panel is
+  // [tap][channel][column]. Says whether they have a NaN or Inf.
+  static bool pack_panels(const CorrelateJob& job, const FilterView& filter, int64_t unit,
+                          int64_t panel, int64_t count, int64_t channel, int64_t channels, E* to,
+                          int64_t size) {
+    int64_t first = panel * kColumns<T>;
+    FilterChunk<S, E> chunk{static_cast<const S*>(filter.data) +
+                                unit / job.groups * filter.segment +
+                                unit % job.groups * filter.group + first * filter.row +
+                                channel * kNumbers<E> * filter.depth,
+                            filter,
+                            job.h,
+                            job.w,
+                            least(count * kColumns<T>, job.rows - first),
+                            least(channels * kNumbers<E>, job.depth - channel * kNumbers<E>),
+                            to,
+                            size};
+    bool special = chunk.pack();
+    if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    return special;
+  }
+
   struct Place {  // what a task owns
     int64_t group, sample, samples, row, rows, panel;
     int64_t size(const CorrelateJob& job) const {  // of a panel's sums
@@ -375,18 +328,16 @@ struct Direct {
   // The products of a chunk of channels with some panels, which share a tile's patches.
   static void multiply_panels(const CorrelateJob& job, const Blocks& blocks, const Place& place,
                               const PaddedBlock& block, int64_t channel, int64_t channels,
-                              const E* padded, TapPlace* taps, const E* filter, int64_t panel,
-                              int64_t end, const T* bias, T* sums) {
+                              const E* padded, TapPlace* taps, const FilterPanels& filter,
+                              int64_t panel, int64_t end, const T* bias, T* sums) {
     int64_t width = job.w.positions, tile = quotient_up(width, quotient_up(width, kRows));
-    bool skips = job.h.padding == Padding::zeros && !*job.special;
+    bool skips = job.h.padding == Padding::zeros && !filter.special;
     bool whole = channels == blocks.depth;
     if (channel + channels < blocks.depth) bias = nullptr;
     // Neighbouring taps of a row lie beside each other: they are one run.
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
     int64_t together = whole && span == job.w.taps - 1 ? job.w.taps : 1;
     bool cut = skips && together == 1 && row_cost(job.w, tile, true) < row_cost(job.w, tile, false);
-    int64_t part = blocks.depth * blocks.taps * kColumns<T>;  // of a panel of the filter
-    filter += channel * blocks.taps * kColumns<T>;
     for (int64_t n = 0; n < place.samples; ++n)
       for (int64_t i = 0; i < place.rows; ++i) {
         int64_t row = place.row + i;
@@ -416,7 +367,8 @@ struct Direct {
               (wide ? direct_tile_of<E, C, 2>
                     : direct_tile_of<E, C, 1>)(some, taps, count, together * channels,
                                                line + j * job.w.step * channels,
-                                               job.w.step * channels, filter + p * part, to, step,
+                                               job.w.step * channels,
+                                               filter.data + (p - panel) * filter.size, to, step,
                                                channel > 0,
                                                bias ? bias + p * kColumns<T> : nullptr);
             };

@@ -1,4 +1,4 @@
-// correlate_weight over the padded block of direct.inl: each input element is copied once for all
+// correlate_weight over the padded block: each input element is copied once for all
 // taps, each gradient once for a chunk of channels:
 //
 //     result[(tap, c)][k] = Σ_(i, j) block[i·step + r][j·step + s][c] · grads[i, j][k]

@@ -29,6 +29,7 @@ namespace {
 #include "lines.inl"
 #include "bands.inl"
 #include "channels.inl"
+#include "padded_block.inl"
 #include "direct.inl"
 #include "pointwise.inl"
 #include "scatter.inl"

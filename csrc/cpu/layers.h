@@ -4,25 +4,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "../arrays.h"
+#include "../strided.h"
 #include "../windows.h"
-#include "contractions.h"
-#include "pooling.h"
 
-namespace fullconv {
-
-struct Pool {
-  Window h, w;
-  bool count_include_pad;  // of averages: what they divide by,
-  int64_t divisor;         // or this, if it is not 0
-};
-
-namespace cpu {
-
-// A tensor of any number of axes; strides count elements.
-struct Strided {
-  void* data;
-  std::vector<int64_t> stride;
-};
+namespace fullconv::cpu {
 
 // result = x where that is not below 0, else 0; with a grad, that where x is above 0.
 void relu(Element, const std::vector<int64_t>& size, const Strided& x, const Strided* grad,
@@ -33,5 +19,4 @@ void relu(Element, const std::vector<int64_t>& size, const Strided& x, const Str
 void pool(Element, Pooling, const Pool&, const Array& source, const Array* indices,
           const Array& result);
 
-}  // namespace cpu
-}  // namespace fullconv
+}  // namespace fullconv::cpu

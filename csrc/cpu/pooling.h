@@ -10,9 +10,6 @@
 
 namespace fullconv {
 
-enum class Element { f32, f64, bf16, f16, i8, u8, i16, i32, i64 };
-constexpr int64_t kElements = 9;
-
 // result = x, or 0 where x is below 0 (relu); or result = grad, or 0 where the layer's output x is
 // not above 0 (relu_grad). Lines of `length` elements along the last axis, and any number of axes
 // before it.
@@ -24,17 +21,6 @@ struct ReluJob {
   int64_t axes;                                                  // those before the line's
   const int64_t *size, *x_stride, *grad_stride, *result_stride;  // [axes]
 };
-
-// Each kind gives a result position what it meets in the source.
-enum class Pooling {
-  max,          // the largest; NaN counts as larger than all, the first of equals is taken
-  max_indices,  // and its index in the input's plane
-  max_gather,   // what has the index that the position chose: max's derivative
-  max_scatter,  // the sum of what chose the position's own index: the adjoint of that
-  average,
-  average_adjoint,
-};
-constexpr int64_t kPoolings = 6;
 
 struct PoolJob {
   View source, result;

@@ -1,9 +1,11 @@
-// launch.h's contractions as the Device of csrc/ops.h: scratch memory is torch's, and what went
-// wrong is thrown.
+// launch.h's contractions and layers.h's layers as the Device of csrc/ops.h and csrc/pool_ops.h:
+// scratch memory is torch's, and what went wrong is thrown.
 #pragma once
 
 #include "../ops.h"
+#include "../pool_ops.h"
 #include "launch.h"
+#include "layers.h"
 
 namespace fullconv::cuda {
 
@@ -28,6 +30,14 @@ class Contractions {
   }
   void channel_sum(Dtype dtype, const Array& grad, void* result) {
     expect(cuda::channel_sum(context_, dtype, grad, result));
+  }
+  template <class... Rest>
+  void relu(const Rest&... rest) {
+    expect(cuda::relu(context_, rest...));
+  }
+  template <class... Rest>
+  void pool(const Rest&... rest) {
+    expect(cuda::pool(context_, rest...));
   }
 
  private:

@@ -29,6 +29,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// Stores 16 aligned bytes in global memory by one instruction: the compiler would cut a struct.
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
 // Starts to copy 4, 8 or 16 aligned bytes from global into shared memory; zeros if not `wanted`,
 // but `from` must be an address all the same.
 template <int BYTES>

@@ -29,8 +29,6 @@ struct Kernels {
 
 extern const Kernels kernels_f32, kernels_f64, kernels_bf16, kernels_f16;
 
-inline int64_t quotient_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit; }
-
 // Rows of a kernel's tiles: few where most of a larger one would be idle.
 inline int64_t tile_rows(int64_t rows, bool tensor_cores) {
   return rows <= 32 ? 32 : tensor_cores ? 128 : 64;

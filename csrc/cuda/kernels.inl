@@ -1,26 +1,10 @@
 // Launches of the kernels for one storage type. A .cu file for each includes this one.
 #include "depthwise.cuh"
+#include "host.h"
 #include "kernels.h"
 
 namespace fullconv::cuda {
 namespace {
-
-template <class JOB>
-cudaError_t launch(void (*kernel)(JOB), int64_t blocks, int threads, size_t shared,
-                   cudaStream_t stream, const JOB& job) {
-  if (blocks == 0) return cudaSuccess;
-  if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
-  if (shared > 48 << 10)
-    if (cudaError_t error = cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)))
-      return error;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3{static_cast<unsigned>(blocks), 1, 1};
-  config.blockDim = dim3{static_cast<unsigned>(threads), 1, 1};
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, job);
-}
 
 template <class KERNEL>
 cudaError_t launch_tiles(CorrelateJob job, cudaStream_t stream) {

@@ -5,23 +5,11 @@
 #include <utility>
 #include <vector>
 
-#include "../views.h"
+#include "host.h"
 #include "kernels.h"
 
 namespace fullconv::cuda {
 namespace {
-
-const char* message(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
-// Returns from the caller if a step went wrong.
-#define FULLCONV_TRY(step)                        \
-  do {                                            \
-    if (const char* wrong = (step)) return wrong; \
-  } while (false)
-
-cudaStream_t stream_of(const Context& context) { return static_cast<cudaStream_t>(context.stream); }
 
 const Kernels& kernels_of(Dtype dtype) {
   switch (dtype) {
@@ -36,18 +24,6 @@ const Kernels& kernels_of(Dtype dtype) {
 }
 
 int64_t round_up(int64_t count, int64_t unit) { return quotient_up(count, unit) * unit; }
-
-bool empty(const Array& array) {
-  return array.size[0] * array.size[1] * array.size[2] * array.size[3] == 0;
-}
-
-// The strides of axes that no one steps along are 0, whatever the tensor says.
-View view_of(const Array& array, int64_t components) {
-  Array steps = array;
-  for (int axis = 0; axis < 4; ++axis)
-    if (array.size[axis] == 1) steps.stride[axis] = 0;
-  return view(steps, components);
-}
 
 // Kernels keep coordinates in 32 bits.
 const char* check_reach(const Progression& axis) {
@@ -74,16 +50,7 @@ void join_rows(Progression& h, Progression& w, const View& a, const View& b) {
   h = Progression(1);
 }
 
-// Whether copies of 16 bytes may run along channels, or along the positions of a row that shows its
-// own elements: if all other steps are as long.
-bool aligned(const View& view, int64_t scalar, std::initializer_list<int64_t> steps) {
-  for (int64_t step : steps)
-    if (step * scalar % 16 != 0) return false;
-  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
-}
-bool aligned_channels(const View& view, int64_t scalar, int64_t channels) {
-  return view.c == 1 && aligned(view, scalar, {view.n, view.h, view.w, channels});
-}
+// Whether copies of 16 bytes may run along the positions of a row that shows its own elements.
 bool aligned_rows(const View& view, int64_t scalar, const Progression& w) {
   return every(w) && view.w == 1 && aligned(view, scalar, {view.n, view.c, view.h, w.limit});
 }

@@ -1,5 +1,5 @@
-// The registered ops for CUDA tensors: ops.h by the contractions of launch.h, on the current
-// stream.
+// The registered ops for CUDA tensors: ops.h and pool_ops.h by the kernels of device.h, on
+// the current stream.
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -35,4 +35,7 @@ struct Cuda : cuda::Contractions {
 }  // namespace
 }  // namespace fullconv
 
-STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CUDA, m) { fullconv::implement<fullconv::Cuda>(m); }
+STABLE_TORCH_LIBRARY_IMPL(torch_fullconv, CUDA, m) {
+  fullconv::implement<fullconv::Cuda>(m);
+  fullconv::implement_pooling<fullconv::Cuda>(m);
+}

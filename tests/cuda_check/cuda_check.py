@@ -171,9 +171,14 @@ def demangle(names: set[str]) -> dict[str, str]:
     ordered = sorted(names)
     plain = run("c++filt", input="\n".join(ordered))
     for old, new in {
-        r"fullconv::cuda::|^void |\([^()]*\)$": "",
+        r"fullconv::(?:cuda::)?|^void |\([^()]*\)$": "",
         r"\(Along\)0": "lanes",
         r"\(Along\)1": "depth",
+        r"\(Pooling\)0": "max",
+        r"\(Pooling\)2": "max_gather",
+        r"\(Pooling\)3": "max_scatter",
+        r"\(Pooling\)4": "average",
+        r"\(Pooling\)5": "average_adjoint",
         "> >": ">>",
     }.items():
         plain = re.sub(old, new, plain, flags=re.MULTILINE)

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "launch.h"
+#include "layers.h"
 
 namespace {
 
@@ -95,9 +96,34 @@ void run(const Layer& l, Dtype dtype, bool tf32, bool last) {
     if (problem) std::fprintf(stderr, "%s\n", problem);
 }
 
+// Every kind of pooling that the type has, and relu of whole tensors and of parts.
+void run(Element element, int64_t channels, bool last) {
+  bool integer = element >= Element::i8;
+  Window window{8, 2, 2, 0, 1, false};
+  Array x = tensor(2, channels, 8, 8, last), o = tensor(2, channels, 4, 4, last);
+  auto strided = [](const Array& a) { return Strided{a.data, {a.stride, a.stride + 4}}; };
+  cuda::Context context{};
+  std::vector<int64_t> size{x.size, x.size + 4};
+  const char* problem = cuda::relu(context, element, size, strided(x), nullptr, strided(x));
+  if (problem) std::fprintf(stderr, "%s\n", problem);
+  Array part = x;
+  part.stride[0] *= 2;
+  cuda::relu(context, element, size, strided(part), nullptr, strided(x));
+  for (Pooling pooling : {Pooling::max, Pooling::max_gather, Pooling::max_scatter, Pooling::average,
+                          Pooling::average_adjoint}) {
+    bool adjoint = pooling == Pooling::max_scatter || pooling == Pooling::average_adjoint;
+    problem = cuda::pool(context, element, pooling, {window, window, true, 0}, adjoint ? o : x, &o,
+                         adjoint ? x : o);
+    if (problem && !integer) std::fprintf(stderr, "%s\n", problem);
+  }
+}
+
 }  // namespace
 
 int main() {
+  for (Element element : {Element::f32, Element::f64, Element::bf16, Element::f16, Element::i8,
+                          Element::u8, Element::i16, Element::i32, Element::i64})
+    for (int64_t channels : {16, 17}) run(element, channels, true);
   for (const Layer& layer : layers)
     for (Dtype dtype : {Dtype::f32, Dtype::f64, Dtype::bf16, Dtype::f16, Dtype::c64, Dtype::c128})
       for (bool tf32 : {false, true})

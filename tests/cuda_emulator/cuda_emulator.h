@@ -139,6 +139,12 @@ T& dynamic_shared() {
   return *reinterpret_cast<T*>(cuda_emulator::shared_memory());
 }
 
+inline void store_words(void* to, const uint32_t (&words)[4]) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0)
+    cuda_emulator::fail("a store to a misaligned address");
+  std::memcpy(to, words, sizeof words);
+}
+
 template <int BYTES>
 void copy_async(void* to, const void* from, bool wanted) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);

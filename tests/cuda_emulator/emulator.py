@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels for the emulated GPU, and runs calls of csrc/cuda/launch.h on it.
+"""Builds the CUDA kernels for the emulated GPU, and runs calls of csrc/cuda on it.
 
 A build is a program of its own (`main.cpp`), so that sanitizers see nothing of Python and a crash
 is a failed test. What was compiled is kept under build/ until one of its sources changes.
@@ -20,11 +20,20 @@ import torch
 from torch import Tensor
 
 from torch_fullconv.ops import Geometry
+from torch_fullconv.pool_ops import Divisor, Windows
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "cuda_emulator"
 OPERATIONS = ("correlate", "full_convolve", "correlate_weight", "channel_sum")
+OPERATIONS += (
+    "relu",
+    "max",
+    "max_indices",
+    "max_gather",
+    "max_scatter",
+)  # csrc/windows.h's Pooling
+OPERATIONS += ("average", "average_adjoint")
 DTYPES = (  # csrc/arrays.h's Dtype
     torch.float32,
     torch.float64,
@@ -33,6 +42,18 @@ DTYPES = (  # csrc/arrays.h's Dtype
     torch.complex64,
     torch.complex128,
 )
+ELEMENTS = (  # csrc/arrays.h's Element
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+NO_WINDOWS, MEAN = Windows(1, 1, 1, 1), Divisor()
 KERNELS = ("f32", "f64", "bf16", "f16")  # kernels_*.cu
 FLAGS = ("-std=c++20", "-fPIC", "-Wall", "-Werror", "-Wno-unknown-pragmas")
 SANITIZERS = {
@@ -75,6 +96,36 @@ class Call:
         return struct.pack(f"={len(integers)}q", *integers) + b"".join(map(pack_tensor, tensors))
 
 
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of ReLU, whose gradient has a `second`, or of pooling, whose indices are that."""
+
+    operation: str
+    first: Tensor
+    second: Tensor | None
+    values: Tensor  # what their memory holds before
+    input_size: tuple[int, int] = (1, 1)
+    windows: Windows = NO_WINDOWS
+    divisor: Divisor = MEAN
+
+    @property
+    def result(self) -> Tensor:
+        """What is answered."""
+        return self.second if self.operation == "max_indices" else self.values
+
+    def packed(self) -> bytes:
+        w = self.windows
+        integers = [
+            OPERATIONS.index(self.operation),
+            ELEMENTS.index(self.first.dtype),
+            *(self.input_size[0], w.kernel_h, w.stride_h, w.pad_h, w.dilation_h, w.ceil_mode),
+            *(self.input_size[1], w.kernel_w, w.stride_w, w.pad_w, w.dilation_w, w.ceil_mode),
+            *self.divisor,
+        ]
+        tensors = (self.first, self.second, self.values)
+        return struct.pack(f"={len(integers)}q", *integers) + b"".join(map(pack_tensor, tensors))
+
+
 def storage_of(tensor: Tensor) -> Tensor:
     """All bytes of a tensor's storage."""
     storage = tensor.untyped_storage()
@@ -102,7 +153,10 @@ class Program:
     path: Path
 
     def run(
-        self, calls: Sequence[Call], seed: int = 1, environment: Mapping[str, str] | None = None
+        self,
+        calls: Sequence[Call | LayerCall],
+        seed: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> list[Tensor]:
         """Each call's result, in memory like that of its `result`."""
         done = subprocess.run(
@@ -169,14 +223,15 @@ def _link(name: str, sanitizer: str, objects: Sequence[Path]) -> Program:
 def compile_all(
     sanitizer: str = "plain", kernels: Sequence[str] = KERNELS, csrc: Path = ROOT / "csrc"
 ) -> list[Path]:
-    """The objects of main.cpp, the emulator, the launches and these kernels."""
+    """The objects of main.cpp, the emulator, the launches, and kernels: these and layers' own."""
     include = f"-I{HERE}", f"-I{csrc / 'cuda'}"
     flags = [*FLAGS, *SANITIZERS[sanitizer], *include]
     unseen = [f for f in flags if f != "-fsanitize=thread"]
     headers = sorted(p for p in csrc.rglob("*") if p.suffix in (".h", ".cuh", ".inl"))
     emulator = [HERE / "cuda_emulator.h"]
     jobs = [(HERE / "cuda_emulator.cpp", unseen, emulator)]
-    jobs += [(HERE / "main.cpp", flags, headers), (csrc / "cuda" / "launch.cu", flags, headers)]
+    for source in (HERE / "main.cpp", csrc / "cuda" / "launch.cu", csrc / "cuda" / "layers.cu"):
+        jobs.append((source, flags, headers + emulator))
     for name in KERNELS:
         source = csrc / "cuda" / f"kernels_{name}.cu"
         if name not in kernels:
@@ -212,8 +267,13 @@ class Fault:
     new: str
 
 
-def build_faulty(folder: Path, faults: Sequence[Fault], sanitizer: str = "plain") -> Program:
-    """A program of float32 kernels with one of the faults, chosen by FAULT=index when it runs."""
+def build_faulty(
+    folder: Path,
+    faults: Sequence[Fault],
+    sanitizer: str = "plain",
+    kernels: Sequence[str] = ("f32",),
+) -> Program:
+    """A program of these kernels with one of the faults, chosen by FAULT=index when it runs."""
     csrc = Path(shutil.copytree(ROOT / "csrc", folder / "csrc"))
     for index, fault in enumerate(faults):
         path = csrc / fault.file
@@ -226,4 +286,4 @@ def build_faulty(folder: Path, faults: Sequence[Fault], sanitizer: str = "plain"
     )
     header = csrc / "geometry.h"
     header.write_text(header.read_text().replace("#pragma once\n", f"#pragma once\n{chosen}"))
-    return build(sanitizer, ("f32",), csrc)
+    return build(sanitizer, kernels, csrc)

@@ -1,4 +1,5 @@
-// Runs calls of csrc/cuda/launch.h that it reads from standard input, and writes their results.
+// Runs calls of csrc/cuda/launch.h and layers.h that it reads from standard input, and writes their
+// results.
 //
 // A call is 64-bit integers, in the order in which they are read below, and tensors: each a whole
 // storage, in memory of its very size. The answer is the message (its length first, -1 for none)
@@ -6,9 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "launch.h"
+#include "layers.h"
 
 namespace {
 
@@ -50,17 +53,40 @@ Axis read_axis(Padding padding) {
   return axis;
 }
 
-void call(int64_t operation) {
+// Device memory, full of NaN.
+class Scratch {
+ public:
+  ~Scratch() {
+    for (void* memory : all_) std::free(memory);
+  }
+  void* allocate(int64_t bytes) {
+    all_.push_back(std::malloc(bytes));
+    return std::memset(all_.back(), 0xff, bytes);
+  }
+
+ private:
+  std::vector<void*> all_;
+};
+
+void answer(const char* message, const Tensor& result) {
+  int64_t length = message ? std::strlen(message) : -1;
+  std::fwrite(&length, sizeof length, 1, stdout);
+  if (message) std::fwrite(message, 1, length, stdout);
+  std::fwrite(result.storage, 1, result.bytes, stdout);
+}
+
+void free_all(std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) std::free(tensor.storage);
+}
+
+void contraction(int64_t operation) {
   Dtype dtype = static_cast<Dtype>(read_integer());
   constexpr int64_t sizes[] = {4, 8, 2, 2, 8, 16};  // in Dtype's order
   int64_t scalar = sizes[static_cast<int>(dtype)];
-  std::vector<void*> scratch;
+  Scratch scratch;
   cuda::Context context{};
   context.allow_tf32 = read_integer();
-  context.allocate = [&](int64_t bytes) {
-    scratch.push_back(std::malloc(bytes));
-    return std::memset(scratch.back(), 0xff, bytes);
-  };
+  context.allocate = [&](int64_t bytes) { return scratch.allocate(bytes); };
   int64_t segments = read_integer();
   Geometry geometry{};
   geometry.groups = read_integer();
@@ -83,16 +109,52 @@ void call(int64_t operation) {
                                      result.array);
   if (operation == 3) message = cuda::channel_sum(context, dtype, first.array, result.array.data);
 
-  int64_t length = message ? std::strlen(message) : -1;
-  std::fwrite(&length, sizeof length, 1, stdout);
-  if (message) std::fwrite(message, 1, length, stdout);
-  std::fwrite(result.storage, 1, result.bytes, stdout);
-  for (Tensor* tensor : {&first, &second, &bias, &result}) std::free(tensor->storage);
-  for (void* memory : scratch) std::free(memory);
+  answer(message, result);
+  free_all({first, second, bias, result});
+}
+
+Window read_window() {
+  Window window{};
+  for (int64_t* field :
+       {&window.size, &window.kernel, &window.stride, &window.pad, &window.dilation})
+    *field = read_integer();
+  window.ceil_mode = read_integer();
+  return window;
+}
+
+Strided strided(const Array& array) { return {array.data, {array.stride, array.stride + 4}}; }
+
+// relu, then Pooling's kinds. max_indices answers with the indices.
+void layer(int64_t operation) {
+  Element element = static_cast<Element>(read_integer());
+  constexpr int64_t sizes[] = {4, 8, 2, 2, 1, 1, 2, 4, 8};  // in Element's order
+  int64_t scalar = sizes[static_cast<int>(element)];
+  Pool pool{};
+  pool.h = read_window();
+  pool.w = read_window();
+  pool.count_include_pad = read_integer();
+  pool.divisor = read_integer();
+  Pooling pooling = static_cast<Pooling>(operation - 1);
+  Tensor first = read_tensor(scalar), second = read_tensor(operation == 0 ? scalar : 8),
+         result = read_tensor(scalar);
+
+  const char* message;
+  if (operation == 0) {
+    Strided grad = strided(second.array);
+    message =
+        cuda::relu({}, element, {first.array.size, first.array.size + 4}, strided(first.array),
+                   second.bytes ? &grad : nullptr, strided(result.array));
+  } else {
+    message = cuda::pool({}, element, pooling, pool, first.array,
+                         second.bytes ? &second.array : nullptr, result.array);
+  }
+  answer(message, pooling == Pooling::max_indices ? second : result);
+  free_all({first, second, result});
 }
 
 }  // namespace
 
 int main() {
-  for (int64_t operation; read(&operation, sizeof operation);) call(operation);
+  for (int64_t operation; read(&operation, sizeof operation);)
+    operation < 4 ? contraction(operation) : layer(operation - 4);
 }

@@ -1,0 +1,97 @@
+// A padded block: what a block of output rows needs of some channels of the source, with the
+// padding's zeros or mirrored elements around it and the channels innermost, so that every tap is a
+// shift of it. Copied once, from any layout.
+
+// A padded block: rows and columns of the source, counted as base + offset, by some channels.
+struct PaddedBlock {
+  int64_t low_h, low_w;   // the smallest offsets
+  int64_t height, width;  // of the block
+
+  PaddedBlock(const AxisMap& h, const AxisMap& w, int64_t rows) {
+    low_h = least(h.offset[0], h.offset[h.taps - 1]);  // offsets run one way
+    low_w = least(w.offset[0], w.offset[w.taps - 1]);
+    height = h.step * (rows - 1) + h.offset[0] + h.offset[h.taps - 1] - 2 * low_h + 1;
+    width = w.step * (w.positions - 1) + w.offset[0] + w.offset[w.taps - 1] - 2 * low_w + 1;
+  }
+  int64_t positions() const { return height * width; }
+  // Whether a tap meets a row, counted as offset, from every step-th position on.
+  static bool is_read(const AxisMap& h, int64_t row, int64_t step) {
+    for (int64_t r = 0; r < h.taps; ++r)
+      if ((row - h.offset[r]) % step == 0) return true;
+    return false;
+  }
+};
+
+constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned
+
+// Elements [0, count) of each of `channels` lines to[element][channel]; `end` is the tensor's.
+template <class S, class E>
+void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step, int64_t channels,
+                 int64_t count, E* to, int64_t pitch, const S* end) {
+  constexpr int64_t lanes = Vector<E>::lanes;
+  int64_t turned = 0;
+  if (position_step == 1 && channel_step > 0)
+    for (; turned + kFewLines <= channels; turned += lanes) {
+      int64_t lines = least(lanes, channels - turned);
+      for (int64_t x = 0; x < count; x += lanes) {
+        Source<S, E> at = from + turned * channel_step + x;
+        int64_t some = least(lanes, count - x);
+        if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
+          for (int64_t c = 0; c < lines; ++c)
+            copy(to + x * pitch + turned + c, pitch, at + c * channel_step, 1, some);
+          continue;
+        }
+        typename Vector<E>::type square[lanes];
+        load_turned<1>(at, channel_step, lines, square);
+        E* place = to + x * pitch + turned;
+        if (some == lanes && lines == lanes) {
+#pragma GCC unroll 16
+          for (int64_t i = 0; i < lanes; ++i) store<E>(square[i], place + i * pitch);
+        } else {
+          for (int64_t i = 0; i < some; ++i) store_some<E>(square[i], lines, place + i * pitch);
+        }
+      }
+    }
+  for (int64_t c = turned; c < channels; ++c)
+    copy(to + c, pitch, from + c * channel_step, position_step, count);
+}
+
+// Rows to a padded block of `pitch` elements a position, `channels` of them at `to`; row(v) is
+// where the elements of row v are, if any tap reads them, first_v the block's first row.
+template <class S, class E, class Row>
+void fill_padded(const PaddedBlock& block, int64_t first_v, Row row, int64_t channel_step,
+                 int64_t position_step, const AxisMap& w, int64_t channels, E* to, int64_t pitch,
+                 const S* end) {
+  int64_t first_u = w.base[0] + block.low_w, line = block.width * pitch;
+  int64_t low = first_u < 0 ? least(block.width, -first_u) : 0;
+  int64_t high = least(block.width, w.limit - first_u);
+  if (high < low) high = low;
+  for (int64_t i = 0; i < block.height; ++i, to += line) {
+    Source<S, E> source = row(first_v + i);
+    if (!source.from) continue;
+    auto edge = [&](int64_t x, int64_t last) {
+      for (; x < last; ++x) {
+        int64_t shown = source.shown == 0 ? -1 : source_or_none(w, first_u + x);
+        if (shown < 0)
+          clear(to + x * pitch, 1, channels);
+        else
+          copy(to + x * pitch, 1, source + shown * position_step, channel_step, channels);
+      }
+    };
+    if (source.shown == 0) {
+      edge(0, block.width);
+      continue;
+    }
+    edge(0, low);
+    Source<S, E> inner = source + (first_u + low) * position_step;
+    if (!beside_each_other(source, channel_step))
+      copy_turned(inner, channel_step, position_step, channels, high - low, to + low * pitch, pitch,
+                  end);
+    else if (position_step == channels * channel_step && channels == pitch)
+      copy(to + low * pitch, 1, inner, channel_step, (high - low) * pitch);
+    else
+      for (int64_t x = low; x < high; ++x, inner = inner + position_step)
+        copy(to + x * pitch, 1, inner, channel_step, channels);
+    edge(high, block.width);
+  }
+}

@@ -92,8 +92,8 @@ struct Scatter {
     Blocks blocks(job);
     int64_t band = blocks.channel_block * blocks.band * job.w.limit;
     int64_t columns = blocks.taps * blocks.channel_block * blocks.position_block;
-    return (band + columns + kDepthBlock * blocks.position_block) * sizeof(T) +
-           blocks.position_block * sizeof(Run);
+    return blocks.position_block * sizeof(Run) +
+           (band + columns + kDepthBlock * blocks.position_block) * sizeof(T);
   }
 
   static void run(const ScatterJob& job, int64_t task, void* scratch) {
@@ -107,12 +107,12 @@ struct Scatter {
     int64_t group = task % job.groups, sample = task / job.groups, segment = sample / job.batch;
     int64_t rows = blocks.rows(block);
     band.channels = rows / blocks.taps;
-    band.data = static_cast<T*>(scratch);
+    Run* runs = static_cast<Run*>(scratch);  // first: they are aligned to more than T is
+    band.data = reinterpret_cast<T*>(runs + blocks.position_block);
     clear(band.data, 1, band.channels * band.rows * job.w.limit);
 
     T* columns = band.data + blocks.channel_block * blocks.band * job.w.limit;
     T* grads = columns + blocks.taps * blocks.channel_block * blocks.position_block;
-    Run* runs = reinterpret_cast<Run*>(grads + kDepthBlock * blocks.position_block);
     int64_t unit = (segment * job.groups + group) * blocks.channel_blocks() + block;
     int64_t panel = blocks.depth.depth() * kRows;
     const T* filter = static_cast<const T*>(job.filter) + unit * blocks.panels() * panel;

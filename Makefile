@@ -17,7 +17,17 @@ NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py pooling.py)
 
-.PHONY: help train bench figures screenshots docs test test-compiler lock reproducible models known-cases lint format wheel clean cuda-emulator \
+# Of the engine alone, on plain threads: ThreadSanitizer knows nothing of torch's OpenMP.
+ENGINE := $(addprefix csrc/cpu/,contractions.cpp layers.cpp engine_baseline.cpp) \
+  tests/stress/threads/threads.cpp
+ENGINE_FLAGS := -std=c++20 -O1 -g1 -pthread -Wno-psabi -Icsrc -Itests/stress/threads
+ADDRESS_FLAGS := -fsanitize=address,undefined
+# Python and torch leave memory to the end of the process.
+ADDRESS_OPTIONS = LD_PRELOAD="$(foreach l,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(l).so))" \
+  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+  PYTHONPATH=build/address/lib
+
+.PHONY: help train bench figures screenshots docs test test-compiler sanitize stress lock reproducible models known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench
 
 help: ## list these targets
@@ -44,6 +54,26 @@ test: $(INSTALLED) ## run all tests
 
 test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
 	$(BIN)/pytest -m compiler
+
+# -O1: the errors are the same, and the build takes half as long.
+sanitize: $(INSTALLED) ## run the ops under sanitizers and valgrind, some 20 minutes
+	CXXFLAGS="-O1 -g1 $(ADDRESS_FLAGS)" LDFLAGS="$(ADDRESS_FLAGS)" \
+	  $(BIN)/python setup.py build --build-base build/address --build-lib build/address/lib
+	$(ADDRESS_OPTIONS) $(BIN)/pytest tests/test_ops.py tests/test_winograd.py tests/test_pooling.py \
+	  -k "not compiled and not opcheck"
+	$(ADDRESS_OPTIONS) $(BIN)/python tests/stress/fuzz.py --examples 2000
+	mkdir -p build/threads
+	$(CXX) $(ENGINE_FLAGS) -fsanitize=thread $(ENGINE) -o build/threads/sanitized
+	build/threads/sanitized
+	command -v valgrind || exit 0; \
+	  $(CXX) $(ENGINE_FLAGS) $(ENGINE) -o build/threads/plain && \
+	  valgrind --error-exitcode=1 --track-origins=yes build/threads/plain small
+
+stress: $(INSTALLED) ## 100,000 random layers between guard pages, then any bytes as arguments: 40 minutes
+	$(BIN)/python tests/stress/fuzz.py --guard --minutes 30
+	$(BIN)/pip install 'atheris==3.0.0'
+	mkdir -p build/stress
+	cd build/stress && $(CURDIR)/$(BIN)/python $(CURDIR)/tests/stress/schema.py -max_total_time=300
 
 reproducible: $(INSTALLED) ## build the wheel twice, in two folders, and compare the bytes
 	$(BIN)/python tests/reproducible_wheel.py

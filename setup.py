@@ -3,7 +3,7 @@
 _C.abi3.so is for the CPU. _C_cuda.abi3.so has the CUDA kernels and is built where nvcc is found; no
 GPU need be there, nor a torch with CUDA. TORCH_FULLCONV_CUDA=0 leaves it out, with 1 there is an
 error where it cannot be built, and 'only' builds nothing else. TORCH_CUDA_ARCH_LIST names other
-architectures.
+architectures. CXXFLAGS are added behind the flags below.
 
 The libraries speak only the LibTorch stable ABI (torch >= 2.10) and the limited Python API
 (Python >= 3.10), so one build serves every later version of both.
@@ -55,6 +55,7 @@ CXX_FLAGS = [
     "-Wall",
     "-Wno-psabi",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    *shlex.split(os.environ.get("CXXFLAGS", "")),  # last, so that they win
 ]
 NVCC_FLAGS = [
     "-std=c++20",

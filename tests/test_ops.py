@@ -38,7 +38,7 @@ from layouts import (
 from torch import Tensor
 
 from torch_fullconv import ops
-from torch_fullconv.ops import Geometry
+from torch_fullconv.ops import ALGORITHMS, Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_results")
 
@@ -80,6 +80,31 @@ def test_any_geometry_is_exact(case, dtype, layout, seed):
     t = operands(case, dtype, seed)
     t = Operands(*(place(v) for place, v in zip(layout, t[:3], strict=True)), *t[3:])
     assert_ops_equal(case, t, by_reference(case, t))
+
+
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last], ids=ident)
+@pytest.mark.parametrize("channels", [(3, 3, 3), (1, 3, 3), (1, 16, 16), (9, 1, 1), (1, 40, 2)])
+def test_padding_and_dilation_whose_areas_pass_64_bits(channels, layout):
+    """The taps beside the middle one meet zeros only, billions of elements away."""
+    groups, c, k = channels
+    far = 2**31 - 1
+    layer = case((2, groups * c, 3, 2), (groups * k, c, 3, 3), pad=(far,) * 4, dilation=(far, far))
+    point = case((2, groups * c, 3, 2), (groups * k, c, 1, 1))
+    for name in ("auto", "direct", "winograd"):
+        g = layer.geometry._replace(algorithm=ALGORITHMS.index(name))
+        t = operands(layer, F32)
+        t = Operands(*map(layout, t[:3]), *t[3:])
+        results = by_ops(layer._replace(geometry=g), t)
+        exact = by_reference(point, t._replace(filter=t.filter[..., 1:2, 1:2].contiguous()))
+        for op in ("correlate_weight", "gradients_filter"):
+            centre = torch.zeros_like(results[op], dtype=F64)
+            centre[..., 1:2, 1:2] = exact[op]
+            exact[op] = centre
+        for op, result in results.items():
+            if name == "winograd":
+                torch.testing.assert_close(result.double(), exact[op], rtol=1e-4, atol=1e-3)
+            else:
+                assert_bits(result, exact[op], f"{op} by {name}")
 
 
 # Layers of well-known networks, smaller: what is summed is as deep as there.

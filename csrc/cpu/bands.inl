@@ -75,7 +75,7 @@ struct JoinedColumns {
     int64_t low = 0, high = 0;
     for (const AxisMap* from = maps; from < maps + count; ++from) {
       positions += from->positions;
-      if (from->taps == 0) continue;
+      if (from->taps == 0 || from->positions == 0) continue;
       int64_t first = from->offset[0], last = from->offset[from->taps - 1];
       int64_t begin = from->base[0] + least(first, last);
       int64_t end = from->base[from->positions - 1] + (first < last ? last : first);

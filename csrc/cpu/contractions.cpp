@@ -78,6 +78,7 @@ CorrelateJob directly(CorrelateJob job, int64_t sample, int64_t scalar_size) {
 // their positions make up the result. Says whether the filter has a NaN or Inf.
 bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
+  if (w.empty()) return false;  // nor is there a result
   const Engine& engine = engine_of(dtype);
   int64_t samples = job.segments * job.batch;
   bool special = false;

@@ -31,7 +31,7 @@ struct LineLayout {
     phase_length = round_up(w.positions, unit) + (high_w - low_w) / w.step + 1;
   }
   int64_t line() const { return phases * phase_length; }
-  int64_t plane() const { return height * line(); }
+  int64_t plane() const { return area(height, line()); }
 
   // Where a tap of the first row's first position is.
   int64_t offset(const AxisMap& h, const AxisMap& w, int64_t row, int64_t tap) const {

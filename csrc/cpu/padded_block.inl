@@ -13,7 +13,7 @@ struct PaddedBlock {
     height = h.step * (rows - 1) + h.offset[0] + h.offset[h.taps - 1] - 2 * low_h + 1;
     width = w.step * (w.positions - 1) + w.offset[0] + w.offset[w.taps - 1] - 2 * low_w + 1;
   }
-  int64_t positions() const { return height * width; }
+  int64_t positions() const { return area(height, width); }
   // Whether a tap meets a row, counted as offset, from every step-th position on.
   static bool is_read(const AxisMap& h, int64_t row, int64_t step) {
     for (int64_t r = 0; r < h.taps; ++r)

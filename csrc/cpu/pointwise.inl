@@ -18,6 +18,7 @@ struct Pointwise {
     if (!std::is_same_v<S, T> || job.components != 1 || job.h.taps * job.w.taps != 1) return false;
     if (job.rows_along_vectors || job.depth < 16) return false;
     int64_t count = positions(job);
+    if (count == 0) return false;
     if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return false;
     if (!are_neighbours(job.h) || !are_neighbours(job.w)) return false;
     return job.h.limit == job.h.positions && job.w.limit == job.w.positions &&
@@ -89,7 +90,7 @@ struct Pointwise {
 
   // Positions rise: from the first on, none is left out for another stride's phase.
   static bool are_neighbours(const AxisMap& axis) {
-    return axis.positions == 0 || axis.position[axis.positions - 1] == axis.positions - 1;
+    return axis.position[axis.positions - 1] == axis.positions - 1;
   }
 
   static void copy_panel(const S* from, int64_t stride, int64_t channels, int64_t count, T* to) {

@@ -129,3 +129,11 @@ inline X most(X a, X b) {
 }
 inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return quotient_up(a, b) * b; }
+
+// a·b of a block that may be too large for any way: what is beyond 2^40 counts as that, so that
+// neither this nor its product with channels overflows.
+inline int64_t area(int64_t a, int64_t b) {
+  constexpr int64_t most = int64_t{1} << 40;
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) || product > most ? most : product;
+}

@@ -195,7 +195,7 @@ FAULTS = {
         "half /= 2) {\n      if (!PLANTED || thread < half) __syncthreads();",
     ),
     "misaligned_copies": Fault(
-        "cuda/launch.cu",
+        "cuda/host.h",
         "if (step * scalar % 16 != 0)",
         "if (!PLANTED && step * scalar % 16 != 0)",
     ),

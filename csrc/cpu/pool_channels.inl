@@ -10,6 +10,11 @@ struct PoolChannels {
   using Integer = typename Lanes<T>::Integer;
   static constexpr int64_t lanes = Vector<T>::lanes;
   static constexpr int64_t kTask = 1 << 13;  // elements of a task's result
+  // Indices take registers of their own, so that fewer vectors of a pixel are reduced at once. The
+  // more there are, the longer the pieces of memory that are read one after another.
+  static constexpr bool kIndexed = POOLING == Pooling::max_indices ||
+                                   POOLING == Pooling::max_gather ||
+                                   POOLING == Pooling::max_scatter;
 
   static bool fits(const PoolJob& job) {
     return job.source.c == 1 && job.result.c == 1 && (!job.indices.data || job.indices.c == 1) &&
@@ -27,6 +32,8 @@ struct PoolChannels {
     for (int64_t end = least(y + rows_of_task(job), job.h.positions); y < end; ++y)
       for (int64_t x = 0; x < job.w.positions; ++x) {
         int64_t c = 0;
+        if constexpr (!kIndexed)
+          for (; c + 8 * lanes <= job.channels; c += 8 * lanes) reduce<8>(job, n, c, y, x);
         for (; c + 4 * lanes <= job.channels; c += 4 * lanes) reduce<4>(job, n, c, y, x);
         for (; c < job.channels; c += lanes)
           reduce<1>(job, n, least(c, job.channels - lanes), y, x);
@@ -49,7 +56,7 @@ struct PoolChannels {
     // The window's first element, from which indices count.
     int64_t origin = job.first_h ? job.first_h[y] * job.width + job.first_w[x] : 0;
     Reduction<T, POOLING> sum[VECTORS];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int64_t v = 0; v < VECTORS; ++v) {
       if constexpr (POOLING == Pooling::max_gather)
         sum[v].index = load_low<T>(own + v * lanes) - static_cast<Integer>(origin);
@@ -60,7 +67,7 @@ struct PoolChannels {
       for (int64_t l = job.w.begin[x]; l < job.w.begin[x + 1]; ++l) {
         int64_t i = job.h.index[k], j = job.w.index[l];
         const S* at = source + i * from.h + j * from.w;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int64_t v = 0; v < VECTORS; ++v) {
           V value = load<T>(at + v * lanes);
           if constexpr (POOLING == Pooling::average_adjoint)
@@ -72,7 +79,7 @@ struct PoolChannels {
         }
       }
     S* to = static_cast<S*>(out.data) + n * out.n + c + y * out.h + x * out.w;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int64_t v = 0; v < VECTORS; ++v) {
       if constexpr (POOLING == Pooling::average)
         sum[v].value = divide<T>(sum[v].value, divisor<T>(job, y, x));

@@ -11,7 +11,7 @@ struct PoolScatter {
 
   static int64_t tasks(const PoolJob& job) {
     Cut cut(job);
-    return job.batch * quotient_up(job.channels, cut.channels) * cut.bands;
+    return quotient_up(job.batch * cut.blocks, cut.together) * cut.bands;
   }
   static int64_t scratch(const PoolJob& job) {
     Cut cut(job);
@@ -20,37 +20,40 @@ struct PoolScatter {
 
   static void run(const PoolJob& job, int64_t task, void* scratch) {
     Cut cut(job);
-    int64_t row = task % cut.bands * cut.rows, rows = least(cut.rows, job.h.positions - row);
-    int64_t blocks = quotient_up(job.channels, cut.channels);
-    int64_t channel = task / cut.bands % blocks * cut.channels, n = task / cut.bands / blocks;
-    int64_t channels = least(cut.channels, job.channels - channel);
-    const View& out = job.result;  // fresh, so rows lie behind each other: h = width · w
-    S* result = static_cast<S*>(out.data) + n * out.n + channel * out.c + row * out.h;
-    Sums sums{static_cast<T*>(scratch), cut.channels, 1, row * job.width, rows * job.width};
-    if constexpr (kDirect) sums.data = result, sums.step = out.w, sums.channel_step = out.c;
-
-    sums.clear(channels);
-    add(job, n, channel, channels, row, rows, sums);
-    if constexpr (!kDirect) {
-      if (channels == 1 && out.w == 1)
-        for (int64_t p = 0; p < sums.count; ++p) narrow(sums.data[p * sums.step], result[p]);
-      else
-        for (int64_t p = 0; p < sums.count; ++p)
-          for (int64_t c = 0; c < channels; ++c)
-            narrow(sums.data[p * sums.step + c], result[p * out.w + c * out.c]);
-    }
+    int64_t row = task % cut.bands * cut.rows;
+    Band band(job, row, least(cut.rows, job.h.positions - row));
+    int64_t block = task / cut.bands * cut.together;
+    int64_t end = least(block + cut.together, job.batch * cut.blocks);
+    for (; block < end; ++block)
+      run_block(job, cut, band, block / cut.blocks, block % cut.blocks * cut.channels, scratch);
   }
 
  private:
   static constexpr bool kDirect = std::is_same_v<S, T>;
 
+  // A task: a band of a block of channels, or some blocks whose planes are small.
   struct Cut {
-    int64_t channels, rows, bands;
+    int64_t channels, blocks, rows, bands, together;
     explicit Cut(const PoolJob& job)
         // A cache line of channels that lie beside each other, else one.
         : channels(job.result.c == 1 ? least<int64_t>(job.channels, 64 / sizeof(S)) : 1),
+          blocks(quotient_up(job.channels, channels)),
           rows(most<int64_t>(1, least(job.h.positions, kLines / (job.w.positions * channels + 1)))),
-          bands(quotient_up(job.h.positions, rows)) {}
+          bands(quotient_up(job.h.positions, rows)),
+          together(bands > 1
+                       ? 1
+                       : most<int64_t>(1, kLines / 4 / (rows * job.w.positions * channels + 1))) {}
+  };
+
+  struct Band {  // some rows of the input, and the rows of windows that reach into them
+    int64_t row, rows, begin, end;
+    Band(const PoolJob& job, int64_t row, int64_t rows)
+        : row(row), rows(rows), begin(job.source_rows), end(0) {
+      for (int64_t k = job.h.begin[row]; k < job.h.begin[row + rows]; ++k) {
+        begin = least(begin, job.h.index[k]);
+        end = most(end, job.h.index[k] + 1);
+      }
+    }
   };
 
   struct Sums {  // of `count` elements from index `first` of a plane on, some channels
@@ -83,26 +86,47 @@ struct PoolScatter {
     }
   }
 
-  static void add(const PoolJob& job, int64_t n, int64_t channel, int64_t channels, int64_t row,
-                  int64_t rows, const Sums& sums) {
-    int64_t begin = job.h.begin[row], end = job.h.begin[row + rows];
-    if (begin == end) return;
-    int64_t first = job.source_rows, last = -1;
-    for (int64_t k = begin; k < end; ++k) {
-      first = least(first, job.h.index[k]);
-      last = most(last, job.h.index[k]);
+  static void run_block(const PoolJob& job, const Cut& cut, const Band& band, int64_t n,
+                        int64_t channel, void* scratch) {
+    int64_t channels = least(cut.channels, job.channels - channel);
+    const View& out = job.result;  // fresh, so rows lie behind each other: h = width · w
+    S* result = static_cast<S*>(out.data) + n * out.n + channel * out.c + band.row * out.h;
+    Sums sums{static_cast<T*>(scratch), cut.channels, 1, band.row * job.width,
+              band.rows * job.width};
+    if constexpr (kDirect) sums.data = result, sums.step = out.w, sums.channel_step = out.c;
+
+    sums.clear(channels);
+    add(job, band, n, channel, channels, sums);
+    if constexpr (!kDirect) {
+      if (channels == 1 && out.w == 1)
+        for (int64_t p = 0; p < sums.count; ++p) narrow(sums.data[p * sums.step], result[p]);
+      else
+        for (int64_t p = 0; p < sums.count; ++p)
+          for (int64_t c = 0; c < channels; ++c)
+            narrow(sums.data[p * sums.step + c], result[p * out.w + c * out.c]);
     }
+  }
+
+  static void add(const PoolJob& job, const Band& band, int64_t n, int64_t channel,
+                  int64_t channels, const Sums& sums) {
     const View &from = job.source, &chosen = job.indices;
     const S* grads = static_cast<const S*>(from.data) + n * from.n + channel * from.c;
     const int64_t* indices =
         static_cast<const int64_t*>(chosen.data) + n * chosen.n + channel * chosen.c;
-    for (int64_t i = first; i <= last; ++i) {
+    int64_t columns = job.source_columns;
+    if (channels == 1 && from.h == columns * from.w && chosen.h == columns * chosen.w) {
+      if (band.begin < band.end)  // rows behind each other are one
+        add_line<0>(sums, grads + band.begin * from.h, from.w, indices + band.begin * chosen.h,
+                    chosen.w, (band.end - band.begin) * columns);
+      return;
+    }
+    for (int64_t i = band.begin; i < band.end; ++i) {
       const S* grad = grads + i * from.h;
       const int64_t* index = indices + i * chosen.h;
       if (channels == 1)
-        add_line<0>(sums, grad, from.w, index, chosen.w, job.source_columns);
+        add_line<0>(sums, grad, from.w, index, chosen.w, columns);
       else
-        for (int64_t j = 0; j < job.source_columns; ++j)
+        for (int64_t j = 0; j < columns; ++j)
           add_line<1>(sums, grad + j * from.w, from.c, index + j * chosen.w, chosen.c, channels);
     }
   }

@@ -3,27 +3,27 @@
 // as stock does. 16-bit floats are compared as the integers that they are stored in.
 
 template <class S>
-inline bool below_zero(S x) {
-  return x < 0;
-}
-template <class S>
-inline bool at_most_zero(S x) {
-  return x <= 0;
-}
+struct Sign {
+  using Stored = S;
+  static bool below_zero(S x) { return x < 0; }
+  static bool at_most_zero(S x) { return x <= 0; }
+};
 
 // From the bits: the sign, then the magnitude, of which all above infinity's are NaN.
 template <uint16_t INFINITY_BITS>
-inline bool below_zero_bits(uint16_t bits) {
-  return static_cast<uint16_t>(bits - 0x8001u) <= INFINITY_BITS - 1u;
-}
-template <uint16_t INFINITY_BITS>
-inline bool at_most_zero_bits(uint16_t bits) {
-  return (bits == 0) | (static_cast<uint16_t>(bits - 0x8000u) <= INFINITY_BITS);
-}
-inline bool below_zero(BFloat16 x) { return below_zero_bits<0x7f80>(x.bits); }
-inline bool at_most_zero(BFloat16 x) { return at_most_zero_bits<0x7f80>(x.bits); }
-inline bool below_zero(Half x) { return below_zero_bits<0x7c00>(x.bits); }
-inline bool at_most_zero(Half x) { return at_most_zero_bits<0x7c00>(x.bits); }
+struct SignOfBits {
+  using Stored = uint16_t;
+  static bool below_zero(uint16_t bits) {
+    return static_cast<uint16_t>(bits - 0x8001u) <= INFINITY_BITS - 1u;
+  }
+  static bool at_most_zero(uint16_t bits) {
+    return (bits == 0) | (static_cast<uint16_t>(bits - 0x8000u) <= INFINITY_BITS);
+  }
+};
+template <>
+struct Sign<BFloat16> : SignOfBits<0x7f80> {};
+template <>
+struct Sign<Half> : SignOfBits<0x7c00> {};
 
 template <class S>
 struct Relu {
@@ -56,10 +56,10 @@ struct Relu {
         grad += at * job.grad_stride[axis];
         result += at * job.result_stride[axis];
       }
-      const S* from = static_cast<const S*>(job.x) + x;
-      S* to = static_cast<S*>(job.result) + result;
+      const X* from = static_cast<const X*>(job.x) + x;
+      X* to = static_cast<X*>(job.result) + result;
       if (job.grad)
-        mask(from, job.x_step, static_cast<const S*>(job.grad) + grad, job.grad_step, to,
+        mask(from, job.x_step, static_cast<const X*>(job.grad) + grad, job.grad_step, to,
              job.result_step, count);
       else
         rectify(from, job.x_step, to, job.result_step, count);
@@ -67,21 +67,26 @@ struct Relu {
   }
 
  private:
-  static void rectify(const S* x, int64_t x_step, S* to, int64_t step, int64_t count) {
+  using X = typename Sign<S>::Stored;
+
+  static void rectify(const X* x, int64_t x_step, X* to, int64_t step, int64_t count) {
     if (x_step == 1 && step == 1)
 #pragma GCC ivdep  // in place, too
-      for (int64_t i = 0; i < count; ++i) to[i] = below_zero(x[i]) ? S{} : x[i];
+      for (int64_t i = 0; i < count; ++i) to[i] = Sign<S>::below_zero(x[i]) ? X{} : x[i];
     else
       for (int64_t i = 0; i < count; ++i)
-        to[i * step] = below_zero(x[i * x_step]) ? S{} : x[i * x_step];
+        to[i * step] = Sign<S>::below_zero(x[i * x_step]) ? X{} : x[i * x_step];
   }
 
-  static void mask(const S* x, int64_t x_step, const S* grad, int64_t grad_step, S* to,
+  static void mask(const X* x, int64_t x_step, const X* grad, int64_t grad_step, X* to,
                    int64_t step, int64_t count) {
     if (x_step == 1 && step == 1 && grad_step == 1)
-      for (int64_t i = 0; i < count; ++i) to[i] = at_most_zero(x[i]) ? S{} : grad[i];
+      for (int64_t i = 0; i < count; ++i) {
+        X value = grad[i];  // read in any case, so that this is vector code
+        to[i] = Sign<S>::at_most_zero(x[i]) ? X{} : value;
+      }
     else
       for (int64_t i = 0; i < count; ++i)
-        to[i * step] = at_most_zero(x[i * x_step]) ? S{} : grad[i * grad_step];
+        to[i * step] = Sign<S>::at_most_zero(x[i * x_step]) ? X{} : grad[i * grad_step];
   }
 };

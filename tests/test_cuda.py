@@ -78,9 +78,11 @@ def test_ops_on_the_emulated_gpu():
     """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
     edges = "test_edges and (segments_each or reflect_two or no_segments)"
     errors = "twice_stock and (middle or groups or few_filters)"
-    chosen = f"{edges} or {errors}"
+    large = "test_input_beyond and 40"
+    chosen = f"{edges} or {errors} or {large}"
     command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", chosen]
-    done = subprocess.run([*command, HERE / "test_ops.py"], capture_output=True, text=True)
+    files = HERE / "test_ops.py", HERE / "test_large.py"
+    done = subprocess.run([*command, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert "42 passed" in done.stdout
+    assert "48 passed" in done.stdout
     assert "previous kernel" in done.stderr + done.stdout  # torch says that CPU's are replaced

@@ -78,16 +78,25 @@ def test_tf32_is_torchs_choice(precision, monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
 @pytest.mark.parametrize(
-    ("file", "selected", "count"),
+    ("files", "selected", "count"),
     [
-        ("test_ops.py", "test_edges and (segments_each or reflect_two or no_segments)", 36),
-        ("test_pooling.py", "special_values or wrong_indices or in_place", 42),
+        (
+            ["test_ops.py", "test_large.py"],
+            "test_edges and (segments_each or reflect_two or no_segments)"
+            " or twice_stock and (middle or groups or few_filters)"
+            " or test_input_beyond and 40",
+            48,
+        ),
+        (["test_pooling.py"], "special_values or wrong_indices or in_place", 42),
     ],
+    ids=["contractions", "pooling"],
 )
-def test_ops_on_the_emulated_gpu(file, selected, count):
+def test_ops_on_the_emulated_gpu(files, selected, count):
     """A process of its own, in which the ops of CPU tensors are those of csrc/cuda."""
     command = [sys.executable, "-m", "pytest", "--device", "emulator", "-q", "-k", selected]
-    done = subprocess.run([*command, HERE / file], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *(HERE / file for file in files)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
     assert f"{count} passed" in done.stdout
     assert "previous kernel" in done.stderr + done.stdout  # torch says that CPU's are replaced

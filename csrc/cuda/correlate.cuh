@@ -193,7 +193,6 @@ struct Correlate {
 template <class S>
 __global__ void __launch_bounds__(256)
     correlate_without_zeros(const __grid_constant__ CorrelateJob job) {
-  using T = typename Compute<S>::type;
   if (!*job.special) return;
   int64_t rows = job.rows * job.components;
   int64_t step = int64_t{gridDim.x} * blockDim.x;
@@ -211,15 +210,17 @@ __global__ void __launch_bounds__(256)
     Source<S> source = patches.source(segment, group);
     Place place = patches.position(position);
     int64_t channel = group * job.rows + row % job.rows, component = row / job.rows;
-    T sum = job.bias ? widen(static_cast<const S*>(job.bias)[channel * job.bias_stride + component])
-                     : T(0);
+    double sum = 0;
+    if (job.bias)
+      sum = widen(static_cast<const S*>(job.bias)[channel * job.bias_stride + component]);
     for (int64_t term = 0; term < patches.terms(); ++term) {
       int64_t at = source.find(place, patches.term(term));
-      if (at >= 0)
-        sum +=
-            widen(filter_element<S>(job, segment, group, h, w, row, term)) * widen(source.data[at]);
+      if (at < 0) continue;
+      double factor = widen(filter_element<S>(job, segment, group, h, w, row, term));
+      sum += factor * widen(source.data[at]);
     }
-    store_result<S>(job, offset + channel * job.result.c + component, sum);
+    store_result<S>(job, offset + channel * job.result.c + component,
+                    static_cast<typename Compute<S>::type>(sum));
   }
 }
 

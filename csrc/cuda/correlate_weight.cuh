@@ -92,9 +92,9 @@ __global__ void __launch_bounds__(256) reduce_splits(const __grid_constant__ Wei
   int64_t parts = job.segments * job.groups;
   auto sum = [&](int64_t part, int64_t row, int64_t term) {
     const T* from = static_cast<const T*>(job.partial) + part * size + row * terms + term;
-    T total = 0;
+    double total = 0;  // in float its rounding would add to the runs'
     for (int64_t split = 0; split < job.splits; ++split) total += from[split * parts * size];
-    return total;
+    return static_cast<T>(total);
   };
   int64_t taps = job.h.taps * job.w.taps;
   int64_t step = int64_t{gridDim.x} * blockDim.x;

@@ -2,7 +2,8 @@
 // the result and adds to it tile by tile.
 //
 // A policy's thread has value(i, j) for row(i) and column(j), i below kRows and j below kColumns.
-// The depth is added in order, so an element's sum does not depend on its place in the tile.
+// The depth is added in order, so an element's sum does not depend on its place in the tile; the
+// number of a pair of tiles says how far the sums have come.
 #pragma once
 
 #include "tiles.cuh"
@@ -56,7 +57,8 @@ struct Lanes {
   }
 };
 
-// float or double, by multiply-adds: THREADS_A x THREADS_B threads.
+// float or double, by multiply-adds: THREADS_A x THREADS_B threads. Sums start anew after kChain
+// products and are added up in a second set of registers, for the rounding.
 template <class TILE_A, class TILE_B, int THREADS_A, int THREADS_B>
 struct Scalars {
   using A = TILE_A;
@@ -65,12 +67,12 @@ struct Scalars {
   using LanesA = Lanes<A, THREADS_A>;
   using LanesB = Lanes<B, THREADS_B>;
   static constexpr int kThreads = THREADS_A * THREADS_B;
-  // Threads of a multiprocessor that registers are left for.
-  static constexpr int kResident = sizeof(T) == 8 ? 256 : 384;
+  static constexpr int kChain = 64;
+  static constexpr int kResident = 256;  // threads of a multiprocessor that registers are left for
   static constexpr int kRows = LanesA::kCount, kColumns = LanesB::kCount;
   static constexpr int kDepth = LanesA::kDepth;
 
-  T sum[kRows][kColumns] = {};
+  T sum[kRows][kColumns] = {}, total[kRows][kColumns] = {};
 
   static __device__ __forceinline__ int row(int i) {
     return LanesA::lane(threadIdx.x / THREADS_B, i);
@@ -78,9 +80,9 @@ struct Scalars {
   static __device__ __forceinline__ int column(int j) {
     return LanesB::lane(threadIdx.x % THREADS_B, j);
   }
-  __device__ __forceinline__ T value(int i, int j) const { return sum[i][j]; }
+  __device__ __forceinline__ T value(int i, int j) const { return total[i][j] + sum[i][j]; }
 
-  __device__ __forceinline__ void add(const A& a, const B& b) {
+  __device__ __forceinline__ void add(const A& a, const B& b, int number) {
 #pragma unroll
     for (int depth = 0; depth < A::kDepth; depth += kDepth) {
       T rows[kDepth][kRows], columns[kDepth][kColumns];
@@ -93,6 +95,19 @@ struct Scalars {
 #pragma unroll
           for (int j = 0; j < kColumns; ++j) sum[i][j] += rows[d][i] * columns[d][j];
     }
+    constexpr int pairs = kChain / A::kDepth;
+    if (number % pairs == pairs - 1) start_anew();
+  }
+
+ private:
+  __device__ __forceinline__ void start_anew() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) {
+        total[i][j] += sum[i][j];
+        sum[i][j] = 0;
+      }
   }
 };
 
@@ -185,7 +200,7 @@ struct TensorCores {
     return sum[i / 2][j / 2][i % 2 * 2 + j % 2];
   }
 
-  __device__ __forceinline__ void add(const A& a, const B& b) {
+  __device__ __forceinline__ void add(const A& a, const B& b, int) {
     using Fragment = Fragments<typename A::S>;
 #pragma unroll
     for (int depth = 0; depth < A::kDepth; depth += Fragment::kDepth) {

@@ -150,7 +150,7 @@ struct Pipeline {
       __syncthreads();
       start(chunk + STAGES - 1);
       find_depths(chunk + STAGES);
-      multiply.add(shared.a[chunk % STAGES], shared.b[chunk % STAGES]);
+      multiply.add(shared.a[chunk % STAGES], shared.b[chunk % STAGES], chunk);
       finish(chunk + STAGES - 1);
     }
   }

@@ -278,13 +278,18 @@ def check_instructions(found: Table) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architectures", default="8.0;9.0;10.0+PTX", help="these or some of them")
-    parser.add_argument("--python", help="import the package by this one, which has a CUDA torch")
+    parser.add_argument(
+        "--python", type=os.path.abspath, help="import the package by this one with a CUDA torch"
+    )
     parser.add_argument("--update", action="store_true", help=f"write {TABLE.name} anew")
     arguments = parser.parse_args()
     library = build(arguments.python or sys.executable, arguments.architectures)
     kernels = disassemble(library)
     names = demangle({name for _, name in kernels})
     found = count(kernels, names)
+    wanted = {"sm_" + re.sub(r"\D", "", name) for name in arguments.architectures.split(";")}
+    if (built := {architecture for architecture, _ in found}) != wanted:
+        sys.exit(f"TORCH_CUDA_ARCH_LIST asks for {sorted(wanted)}, built is {sorted(built)}")
     if arguments.update:
         write_table(release(), found)
     if problems := check_resources(kernels, names) | check_instructions(found):

@@ -14,6 +14,11 @@ export TORCH_FULLCONV_CUDA ?= 0
 # A Python that has a CUDA torch; a GPU need not be there.
 CUDA_PYTHON ?= .venv-cuda/bin/python
 NVCC := $(if $(CUDA_HOME),$(CUDA_HOME)/bin/,)nvcc
+# Those of setup.py; torch's headers are the same on every processor.
+AARCH64_CXX ?= aarch64-linux-gnu-g++
+AARCH64_FLAGS := -std=c++20 -O3 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall -Wno-psabi
+TORCH_INCLUDES := $(BIN)/python -c "from torch.utils.cpp_extension import include_paths; \
+  print(*('-I' + path for path in include_paths()))"
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py pooling.py)
 
@@ -27,11 +32,12 @@ ADDRESS_OPTIONS = LD_PRELOAD="$(foreach l,asan ubsan stdc++,$(shell $(CXX) -prin
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
   PYTHONPATH=build/address/lib
 
-.PHONY: help train bench figures screenshots docs test test-compiler sanitize stress lock reproducible models known-cases lint format wheel clean cuda-emulator \
+.PHONY: help train bench figures screenshots docs test test-compiler sanitize stress lock reproducible models \
+  versions aarch64 known-cases lint format wheel clean cuda-emulator \
   cuda-kernels cuda-check cuda-library cuda-test cuda-bench
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(INSTALLED) ## train LeNet on 5,000 digits, with these layers and with nn.Conv2d
 	$(BIN)/python examples/train.py
@@ -99,6 +105,17 @@ models: $(INSTALLED) ## test models of torchvision and timm, under torch 2.14.1
 	$(MODELS)/bin/pip install "$$(ls $(MODELS)/*.whl)[models,test]"
 	$(MODELS)/bin/pytest tests/models
 
+versions: $(INSTALLED) wheel ## test that wheel under Python 3.10-3.13 and torch 2.10-2.14, some two hours
+	$(BIN)/nox
+
+aarch64: $(INSTALLED) ## the engine for AArch64, emulated (needs g++-aarch64-linux-gnu and qemu-user)
+	$(AARCH64_CXX) $(AARCH64_FLAGS) $$($(TORCH_INCLUDES)) -DTORCH_TARGET_VERSION=0x020a000000000000 \
+	  -fsyntax-only csrc/*.cpp csrc/cpu/layers.cpp csrc/cpu/instruction_set.cpp
+	mkdir -p build
+	$(AARCH64_CXX) $(AARCH64_FLAGS) -Icsrc -Itests/engine -static tests/engine/engine.cpp \
+	  csrc/cpu/contractions.cpp -o build/engine-aarch64
+	qemu-aarch64 build/engine-aarch64
+
 cuda-emulator: $(INSTALLED) ## run all CUDA kernels on the CPU under sanitizers, some 10 minutes
 	$(BIN)/pytest tests/cuda_emulator/sweep.py
 
@@ -136,7 +153,7 @@ cuda-bench: cuda-library ## on a machine with a GPU: time layers and models agai
 
 clean: ## remove all that was built, the virtual environment included
 	rm -rf .venv .venv-cuda $(MODELS) build dist runs *.egg-info torch_fullconv/*.so
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .hypothesis .mypy_cache .nox .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv-cuda/bin/python:

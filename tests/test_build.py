@@ -1,15 +1,20 @@
 """The built libraries: one file each, the stable interface only, clear words where they fail."""
 
+import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
+import torch
 
 import torch_fullconv
 
+SETUP = Path(__file__).parents[1] / "setup.py"
 PACKAGE = Path(torch_fullconv.__file__).parent
 LIBRARY = PACKAGE / "_C.abi3.so"
 CUDA = PACKAGE / "_C_cuda.abi3.so"  # built where nvcc is
@@ -53,6 +58,34 @@ def test_nothing_of_ours_is_visible(library):
     """So that no other library's functions are taken for ours, nor ours for another CUDA's."""
     visible = symbols(library, "--defined-only")
     assert [s for s in visible if "fullconv" in s or s.startswith("cuda")] == []
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64"])
+def test_flags_are_for_every_processor(monkeypatch, machine):
+    """Instruction sets are chosen in the sources: no option names one, on any machine."""
+    made: dict = {}
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(setuptools, "setup", made.update)
+    monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
+    runpy.run_path(str(SETUP))
+    (library,) = made["ext_modules"]
+    flags = library.extra_compile_args
+    flags = flags if isinstance(flags, list) else flags["cxx"]
+    assert "-O3" in flags
+    assert [flag for flag in flags if flag.startswith("-m") or "native" in flag] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
+def test_this_torch_has_every_function():
+    """Those that the library is linked with, also where another torch built it."""
+    shared = Path(torch.__file__).parent / "lib"
+    here = {
+        s
+        for name in ("cpu", "python")
+        for s in symbols(shared / f"libtorch_{name}.so", "--defined-only")
+    }
+    used = [s for s in symbols(LIBRARY, "--undefined-only") if "torch" in s]
+    assert [s for s in used if s not in here] == []
 
 
 def copy_of_package(folder: Path) -> Path:

@@ -365,11 +365,11 @@ def check_transposed(
             f"Given input size per channel: ({height} x {width}). Calculated output size per "
             f"channel: ({rows} x {columns}). Output size is too small"
         )
-    geometry = geometry._replace(
-        pad_bottom=geometry.pad_bottom - extra[0] // geometry.stride_h * geometry.stride_h,
-        pad_right=geometry.pad_right - extra[1] // geometry.stride_w * geometry.stride_w,
-    )
-    return geometry, (rows, columns)
+    fields = geometry._asdict()
+    fields["pad_bottom"] -= extra[0] // geometry.stride_h * geometry.stride_h
+    fields["pad_right"] -= extra[1] // geometry.stride_w * geometry.stride_w
+    # Not by _replace: what that makes, torch 2.11's compiler hands on to no op.
+    return Geometry(**fields), (rows, columns)
 
 
 def check_gradient(

@@ -36,7 +36,7 @@ def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> N
     if input.is_cuda:
         _checks._load_cuda(function)
     if input.dtype == torch.bool and function == "relu":
-        raise RuntimeError("Boolean inputs not supported for relu")
+        raise NotImplementedError("Boolean inputs not supported for relu")
     if input.dtype not in dtypes:
         names = sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise NotImplementedError(

@@ -222,7 +222,7 @@ FAULTS = {
         "if (!PLANTED && step * scalar % 16 != 0)",
     ),
     "too_much_shared_memory": Fault(
-        "cuda/kernels.inl", "if (shared > 48 << 10)", "if (!PLANTED && shared > 48 << 10)"
+        "cuda/host.h", "if (shared > 48 << 10)", "if (!PLANTED && shared > 48 << 10)"
     ),
 }
 SAID = {

@@ -72,7 +72,12 @@ def test_what_ships():
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [(n, e) for n in NAMES[1:] for e in OPS[n].error_inputs(DEVICE)], ids=str
+    ("name", "error"),
+    [
+        pytest.param(name, error, id=f"{name}-{i}")
+        for name in NAMES[1:]
+        for i, error in enumerate(OPS[name].error_inputs(DEVICE))
+    ],
 )
 def test_error_inputs(name, error):
     sample = error.sample_input

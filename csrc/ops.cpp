@@ -24,6 +24,8 @@ struct Cpu {
 // The ways of correlate, full_convolve and correlate_weight, a line each.
 std::string ways(Tensor input, Tensor filter, FULLCONV_LAYER) {
   Forward t = Ops<Cpu>::make_forward(input, filter, FULLCONV_LAYER_VALUES);
+  check(t.geometry.h.outputs() > 0 && t.geometry.w.outputs() > 0,
+        "the kernel must fit into the padded input");
   cpu::Ways ways = cpu::ways(t.dtype, t.geometry, t.segments, t.x, t.f, array_of(t.output));
   return ways.correlate + "\n" + ways.full_convolve + "\n" + ways.correlate_weight;
 }
@@ -40,6 +42,9 @@ std::tuple<Tensor, Tensor> layer_meetings(FULLCONV_LAYER, int64_t height, int64_
                                           int64_t kernel_r, int64_t kernel_s, bool gather) {
   check(height >= 0 && width >= 0, "sizes must not be negative");
   Geometry geometry = FULLCONV_LAYER_VALUES.at(height, width, kernel_r, kernel_s);
+  constexpr int64_t most = 1 << 24;  // a table to be read by people has fewer
+  for (const Axis& axis : {geometry.h, geometry.w})
+    check(axis.size < most && axis.outputs() <= most / axis.kernel, "the layer is too large");
   return {table(fullconv::meetings(geometry.h, gather)),
           table(fullconv::meetings(geometry.w, gather))};
 }

@@ -20,8 +20,6 @@
 
 namespace fullconv {
 
-using torch::headeronly::ScalarType;
-
 inline Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float: return Dtype::f32;
@@ -40,7 +38,7 @@ inline Array array_of(const Tensor& tensor) {
   check(skipped == 0 || skipped == 1, "tensors must have four axes, filters four or five");
   auto sizes = tensor.sizes();
   auto strides = tensor.strides();
-  Array array{tensor.data_ptr(), {}, {}, skipped ? strides[0] : 0};
+  Array array{data_of(tensor), {}, {}, skipped ? strides[0] : 0};
   for (int64_t axis = 0; axis < 4; ++axis) {
     array.size[axis] = sizes[axis + skipped];
     array.stride[axis] = strides[axis + skipped];
@@ -131,7 +129,7 @@ struct Ops {
     check_like(*bias, first);
     check(bias->dim() == 1 && bias->size(0) == channels,
           "the bias must have one element a channel");
-    return Array{bias->data_ptr(), {channels}, {bias->stride(0)}, 0};
+    return Array{data_of(*bias), {channels}, {bias->stride(0)}, 0};
   }
 
   static Forward make_forward(const Tensor& input, const Tensor& filter, const Layer& layer) {
@@ -152,6 +150,7 @@ struct Ops {
   static Tensor correlate(Tensor input, Tensor filter, std::optional<Tensor> bias, FULLCONV_LAYER) {
     Forward t = make_forward(input, filter, FULLCONV_LAYER_VALUES);
     std::optional<Array> b = array_of_bias(bias, input, t.f.size[0]);
+    if (t.output.numel() == 0) return t.output;
     Device(input).correlate(t.dtype, t.geometry, t.segments, t.x, t.f, b ? &*b : nullptr,
                             array_of(t.output));
     return t.output;
@@ -171,6 +170,7 @@ struct Ops {
     int64_t segments = segments_of(filter, g.size[0]);
     std::optional<Array> b = array_of_bias(bias, grad, f.size[1] * groups);
     Tensor input = empty({g.size[0], f.size[1] * groups, height, width}, grad, {&grad, &filter});
+    if (input.numel() == 0) return input;
     Device(grad).full_convolve(dtype, geometry, segments, g, f, b ? &*b : nullptr, array_of(input));
     return input;
   }
@@ -193,6 +193,8 @@ struct Ops {
       shape.insert(shape.begin(), *segments);
     }
     Tensor filter = empty(shape, input, {&input, &grad});
+    if (filter.numel() == 0) return filter;
+    if (input.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(filter);
     Device(input).correlate_weight(dtype, geometry, segments.value_or(1), x, g, array_of(filter));
     return filter;
   }
@@ -215,8 +217,12 @@ struct Ops {
     std::vector<int64_t> shape(filter.sizes().begin(), filter.sizes().end());
     Tensor for_filter = empty(shape, input, {&input, &filter});
     Device device(input);
-    device.full_convolve(dtype, geometry, segments, g, f, nullptr, array_of(for_input));
-    device.correlate_weight(dtype, geometry, segments, x, g, array_of(for_filter));
+    if (for_input.numel() > 0)
+      device.full_convolve(dtype, geometry, segments, g, f, nullptr, array_of(for_input));
+    if (input.numel() == 0 || grad.numel() == 0)
+      torch::stable::zero_(for_filter);
+    else
+      device.correlate_weight(dtype, geometry, segments, x, g, array_of(for_filter));
     return {for_input, for_filter};
   }
 

@@ -36,7 +36,7 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
 }
 
 inline Strided strided(const Tensor& tensor) {
-  return {tensor.data_ptr(), {tensor.strides().begin(), tensor.strides().end()}};
+  return {data_of(tensor), {tensor.strides().begin(), tensor.strides().end()}};
 }
 
 inline Array image_of(const Tensor& tensor) {
@@ -209,11 +209,8 @@ struct PoolOps {
 
   // The layer's output, in the input's memory format, with the result still empty.
   static Tensor empty_output(const Tensor& input, const Pool& pool, ScalarType dtype) {
-    bool last = is_channels_last(input);
-    return torch::stable::empty({input.size(0), input.size(1), pool.h.outputs(), pool.w.outputs()},
-                                dtype, std::nullopt, input.device(), std::nullopt,
-                                last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                     : torch::headeronly::MemoryFormat::Contiguous);
+    return empty({input.size(0), input.size(1), pool.h.outputs(), pool.w.outputs()}, dtype, input,
+                 is_channels_last(input));
   }
 };
 

@@ -32,10 +32,14 @@ struct WindowOf {
     return ceil_mode && (count - 1) * stride >= size + pad ? count - 1 : count;
   }
 
-  // The same windows as a convolution's axis.
+  // The same windows as a convolution's axis, without the taps at both ends that meet only padding.
   Axis axis() const {
-    INTEGER after = (outputs() - 1) * stride + reach() + 1 - size - pad;
-    return {size, kernel, stride, pad, after, dilation, Padding::zeros};
+    INTEGER last = (outputs() - 1) * stride;
+    INTEGER skipped = std::clamp<INTEGER>((pad - last) / dilation, 0, kernel - 1);
+    INTEGER end = std::min(kernel, (size - 1 + pad) / dilation + 1);
+    INTEGER taps = std::max<INTEGER>(end - skipped, 1), before = pad - skipped * dilation;
+    INTEGER after = last + dilation * (taps - 1) + 1 - size - before;
+    return {size, taps, stride, before, after, dilation, Padding::zeros};
   }
 
   // The first index of window i that is not before the input.

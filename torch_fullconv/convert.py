@@ -40,10 +40,14 @@ def convert(model: Model) -> Model:
     Returns:
         The model itself.
 
+    Raises:
+        TypeError: not a module.
+
     >>> model = convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
     >>> type(model[0])
     <class 'torch_fullconv.modules.Conv2d'>
     """
+    _check_module("convert", model)
     left: dict[str, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         kind = type(module)
@@ -69,10 +73,18 @@ def revert(model: Model) -> Model:
     >>> type(revert(convert(nn.Conv2d(3, 8, 3))))
     <class 'torch.nn.modules.conv.Conv2d'>
     """
+    _check_module("revert", model)
     for module in model.modules():
         if isinstance(module, tuple(_STOCK)) and (twin := _twin(module, _stocks)):
             module.__class__ = twin
     return model
+
+
+def _check_module(function: str, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{function}(): argument 'model' must be an nn.Module, but got {type(model).__name__}"
+        )
 
 
 def _twin(module: nn.Module, twin_of: Callable[[Kind], Kind | None]) -> Kind | None:

@@ -76,6 +76,7 @@ void relu(Element element, const std::vector<int64_t>& size, const Strided& x, c
 
 void pool(Element element, Pooling pooling, const Pool& pool, const Array& source,
           const Array* indices, const Array& result) {
+  if (std::count(result.size, result.size + 4, 0) > 0) return;
   bool adjoint = pooling == Pooling::max_scatter || pooling == Pooling::average_adjoint;
   bool indexed = pooling == Pooling::max_indices || pooling == Pooling::max_gather;
   Tables tables(pool, adjoint);
@@ -99,11 +100,10 @@ void pool(Element element, Pooling pooling, const Pool& pool, const Array& sourc
   job.extent_h = tables.extent_h.data();
   job.extent_w = tables.extent_w.data();
   job.divisor = pool.divisor;
-  if (result.size[0] * result.size[1] * result.size[2] * result.size[3] == 0) return;
   const PoolWay* way = engine_of(element).pool[static_cast<int64_t>(pooling)];
   if (!way->fits) throw std::runtime_error("torch_fullconv: this layer does not take the dtype");
   while (!way->fits(job)) ++way;
-  int64_t taps = pool.h.kernel * pool.w.kernel;
+  int64_t taps = std::min(pool.h.kernel, pool.h.size) * std::min(pool.w.kernel, pool.w.size);
   int64_t work = source.size[0] * source.size[1] * pool.h.outputs() * pool.w.outputs() * taps;
   for_tasks(way->tasks(job), work * kCopying, way->scratch(job),
             [&](int64_t task, void* scratch) { way->run(job, task, scratch); });

@@ -55,8 +55,8 @@ screenshots: $(INSTALLED) ## take pictures of the interactive page (needs chromi
 docs: $(INSTALLED) ## build the documentation in build/site
 	$(BIN)/mkdocs build --strict
 
-test: $(INSTALLED) ## run all tests
-	$(BIN)/pytest
+test: $(INSTALLED) ## run all tests, two files at a time
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
 	$(BIN)/pytest -m compiler

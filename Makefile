@@ -75,8 +75,9 @@ sanitize: $(INSTALLED) ## run the ops under sanitizers and valgrind, some 20 min
 	  $(CXX) $(ENGINE_FLAGS) $(ENGINE) -o build/threads/plain && \
 	  valgrind --error-exitcode=1 --track-origins=yes build/threads/plain small
 
-stress: $(INSTALLED) ## 100,000 random layers between guard pages, then any bytes as arguments: 40 minutes
+stress: $(INSTALLED) ## 100,000 random layers between guard pages, faults, any bytes as arguments: 50 minutes
 	$(BIN)/python tests/stress/fuzz.py --guard --minutes 30
+	$(BIN)/pytest -m stress
 	$(BIN)/pip install 'atheris==3.0.0'
 	mkdir -p build/stress
 	cd build/stress && $(CURDIR)/$(BIN)/python $(CURDIR)/tests/stress/schema.py -max_total_time=300

@@ -30,6 +30,7 @@ def build(folder: Path, jobs: int) -> Path:
     environment = os.environ | {
         "SOURCE_DATE_EPOCH": EPOCH,
         "MAX_JOBS": str(jobs),
+        "PIP_NO_INDEX": "1",  # to build downloads nothing
         "TORCH_FULLCONV_CUDA": os.environ.get("TORCH_FULLCONV_CUDA", "0"),
     }
     subprocess.run([*command, "-w", "dist", "."], cwd=folder, env=environment, check=True)

@@ -1,12 +1,14 @@
 // Runs the tasks of a job on torch's threads, and keeps the memory that they work in.
 #pragma once
 
+#include <pthread.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <future>
 #include <memory>
 #include <new>
 
@@ -52,6 +54,11 @@ class Kept {
 inline thread_local Kept kept_scratch;  // of all workers of a call
 inline thread_local Kept kept_block;    // a call's packed filter, or the parts of its sums
 
+// In a child of fork(), whether this is the thread that called it. GNU's OpenMP would have it wait
+// for the threads that it had in the parent, for ever; a thread begun in the child has its own.
+inline thread_local bool forked = false;
+inline const int forks_are_seen = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
 constexpr int64_t kCopying = 16;  // multiply-adds in the time that it takes to copy a byte
 
 // Calls task(index, scratch) for each index below `tasks`. Workers take the next task when they are
@@ -70,11 +77,17 @@ void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
     return;
   }
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-        task(index, memory + worker * scratch);
-  });
+  auto work_together = [&] {
+    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker)
+        for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+          task(index, memory + worker * scratch);
+    });
+  };
+  if (forked)
+    std::async(std::launch::async, work_together).get();
+  else
+    work_together();
 }
 
 }  // namespace fullconv::cpu

@@ -77,7 +77,6 @@ void relu(Element element, const std::vector<int64_t>& size, const Strided& x, c
 void pool(Element element, Pooling pooling, const Pool& pool, const Array& source,
           const Array* indices, const Array& result) {
   bool adjoint = pooling == Pooling::max_scatter || pooling == Pooling::average_adjoint;
-  bool indexed = pooling == Pooling::max_indices || pooling == Pooling::max_gather;
   Tables tables(pool, adjoint);
   PoolJob job{};
   job.source = view(source);
@@ -92,13 +91,12 @@ void pool(Element element, Pooling pooling, const Pool& pool, const Array& sourc
   job.w = tables.w.meetings();
   job.columns = tables.maps.data();
   job.column_maps = static_cast<int64_t>(tables.maps.size());
-  if (indexed) {
-    job.first_h = tables.first_h.data();
-    job.first_w = tables.first_w.data();
-  }
+  job.first_h = tables.first_h.data();
+  job.first_w = tables.first_w.data();
   job.extent_h = tables.extent_h.data();
   job.extent_w = tables.extent_w.data();
   job.divisor = pool.divisor;
+  job.stray = pool.stray();
   if (result.size[0] * result.size[1] * result.size[2] * result.size[3] == 0) return;
   const PoolWay* way = engine_of(element).pool[static_cast<int64_t>(pooling)];
   if (!way->fits) throw std::runtime_error("torch_fullconv: this layer does not take the dtype");

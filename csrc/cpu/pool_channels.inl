@@ -1,6 +1,6 @@
 // Pooling of channels_last tensors: vectors along the channels, whose windows are the same. Nothing
 // is copied; the last vector of a pixel overlaps the one before. max_scatter gathers too: a pixel
-// adds the gradients of those windows over it whose indices name it.
+// adds the gradients of those windows over it whose indices name it, if these are few.
 
 template <class S, Pooling POOLING>
 struct PoolChannels {
@@ -14,9 +14,15 @@ struct PoolChannels {
   // more there are, the longer the pieces of memory that are read one after another.
   static constexpr bool kIndexed =
       POOLING == Pooling::max_indices || POOLING == Pooling::max_scatter;
+  static constexpr int64_t kCovering = 4;  // windows a pixel, up to which max_scatter gains here
 
   static bool fits(const PoolJob& job) {
-    if (POOLING == Pooling::max_scatter && job.stray) return false;
+    if (POOLING == Pooling::max_scatter) {
+      const Meetings &h = job.h, &w = job.w;
+      int64_t pixels = h.positions * w.positions;
+      if (job.stray || h.begin[h.positions] * w.begin[w.positions] > kCovering * pixels)
+        return false;
+    }
     return job.source.c == 1 && job.result.c == 1 && (!job.indices.data || job.indices.c == 1) &&
            job.channels >= lanes;
   }

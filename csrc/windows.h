@@ -86,13 +86,17 @@ struct Pool {
   Window h, w;
   bool count_include_pad;  // of averages: what they divide by,
   int64_t divisor;         // or this, if it is not 0
+
+  // Whether a window may meet no column, its taps being on both sides of them all. Its index of the
+  // largest is, as stock's, that of another window's element, or of none.
+  bool stray() const { return w.pad > 0 && w.dilation > w.size; }
 };
 
 // Each kind gives a result position what it meets in the source.
 enum class Pooling {
   max,          // the largest; NaN counts as larger than all, the first of equals is taken
   max_indices,  // and its index in the input's plane
-  max_gather,   // what has the index that the position chose: max's derivative
+  max_gather,   // what has the index that the position chose, if any: max's derivative
   max_scatter,  // the sum of what chose the position's own index: the adjoint of that
   average,
   average_adjoint,

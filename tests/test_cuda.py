@@ -87,7 +87,11 @@ def test_tf32_is_torchs_choice(precision, monkeypatch):
             " or test_input_beyond and 40",
             48,
         ),
-        (["test_pooling.py"], "special_values or wrong_indices or in_place", 42),
+        (
+            ["test_pooling.py"],
+            "special_values or wrong_indices or in_place or meet_no_element and float32",
+            50,
+        ),
     ],
     ids=["contractions", "pooling"],
 )

@@ -349,6 +349,9 @@ def test_the_command_prints_the_same(monkeypatch, capsys):
     command(monkeypatch, "--input", "5x5", "--filter", "3x3", "--stride", "2", "--padding", "1x0")
     shape = Shape((5, 5), (3, 3), stride=2, padding=(1, 0))
     assert capsys.readouterr().out.strip() == str(explain(shape)).strip()
+    command(monkeypatch, "--input", "5x5", "--filter", "2x3", "--padding", "same")
+    shape = Shape((5, 5), (2, 3), padding="same")
+    assert capsys.readouterr().out.strip() == str(explain(shape)).strip()
 
 
 def test_the_command_says_what_is_wrong(monkeypatch):

@@ -160,6 +160,8 @@ def windows(draw: Any, dilated: bool) -> tuple[tuple[int, ...], dict[str, Any]]:
         dilation = draw(st.integers(1, 3)) if dilated else 1
         kernel = draw(st.integers(1, 5))
         pad = draw(st.integers(0, kernel // 2))
+        if dilated and draw(st.integers(0, 7)) == 0:  # taps on both sides of all elements
+            kernel, pad, dilation = 2, 1, length + 1
         assume(length + 2 * pad > dilation * (kernel - 1))
         size.append(length)
         axes.append((kernel, draw(st.sampled_from([1, 2, 3, 4, 2**31 - 1])), pad, dilation))
@@ -184,6 +186,34 @@ def test_max_pool2d_is_stocks_to_the_bit(layer, layout, dtype, seed):
     expected = torch.zeros(shape[0], shape[1], shape[2] * shape[3], dtype=F64)
     expected.scatter_add_(2, stock[1].flatten(2), layout(g).to(F64).flatten(2))
     assert torch.equal(found, expected.view(shape).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "dilation"),
+    [((17, 1), (0, 1), (1, 2)), ((9, 3), (0, 1), (2, 4)), ((1, 5), (1, 0), (2, 1)), ((1, 1), 1, 2)],
+    ids=["columns", "strided", "rows", "both"],
+)
+@pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
+@pytest.mark.parametrize("dtype", OPS["max_pool2d"].supported_dtypes(DEVICE), ids=ident)
+def test_windows_that_meet_no_element(dtype, place, size, padding, dilation):
+    """Stock gives them the lowest number and an index counted on: another window's, or nobody's."""
+    layer = 2, 1, padding, dilation, False, True
+    for channels in (1, 6, 16, 35):
+        x = place(integers((2, channels, *size), dtype))
+        stock = F.max_pool2d(x, *layer)
+        assert_same_bits(functional.max_pool2d(x, *layer), stock)
+        assert_same_bits(functional.max_pool2d(x, *layer[:-1]), stock[0])
+        if not dtype.is_floating_point or int(stock[1].max()) >= size[0] * size[1]:
+            continue  # without gradients, or such that stock writes outside the tensor
+        g, u = place(integers(stock[0].shape, dtype, 1)), place(integers(x.shape, dtype, 2))
+        found = []
+        for module in (functional, F):
+            leaf, weights = x.detach().requires_grad_(), g.detach().requires_grad_()
+            y, _ = module.max_pool2d(leaf, *layer)
+            first = torch.autograd.grad(y, leaf, weights, create_graph=True)[0]
+            found.append((first.detach(), *torch.autograd.grad(first, weights, u)))
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+        assert found[0][0].count_nonzero() > 0
 
 
 @settings(max_examples=250)

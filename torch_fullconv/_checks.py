@@ -64,6 +64,8 @@ def _integers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence[int]:
 
 def pair(name: str, value: Any) -> tuple[int, int]:
     """One value for each axis: of an int, or of one or two of them."""
+    if type(value) is int and _INT64_MIN <= value <= _INT64_MAX:
+        return value, value
     values = _integers(name, value, (1, 2))
     return values[0], values[-1]
 

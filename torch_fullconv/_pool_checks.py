@@ -19,6 +19,14 @@ _MOST = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
 def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> None:
     """A dense tensor on a device that we have, of one of the dtypes."""
+    if (
+        isinstance(input, Tensor)
+        and input.is_cpu
+        and input.dtype in dtypes
+        and input.layout is torch.strided
+        and not input.is_nested
+    ):
+        return
     if not isinstance(input, Tensor):
         raise TypeError(
             f"{function}(): argument 'input' must be a Tensor, but got {type(input).__name__}"
@@ -60,6 +68,8 @@ def windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mod
 
 def check_windows(function: str, input: Tensor, windows: Windows) -> None:
     """The windows' numbers, the input's axes, and that an output is left."""
+    if _fit(input.shape, windows):  # else it is told what is wrong, if anything is
+        return
     kernel, stride = windows[0:2], windows[2:4]
     pad, dilation = windows[4:6], windows[6:8]
     if min(kernel) <= 0:
@@ -100,6 +110,28 @@ def check_windows(function: str, input: Tensor, windows: Windows) -> None:
             f"Given input size: ({c}x{rows}x{columns}). Calculated output size: "
             f"({c}x{outputs[0]}x{outputs[1]}). Output size is too small"
         )
+
+
+def _fit(shape: torch.Size, windows: Windows) -> bool:
+    """Whether all numbers are good, and no window is larger than the padded input."""
+    return (
+        len(shape) in (3, 4)
+        and shape[-3] > 0
+        and _axis_fits(shape[-2], *windows[0:8:2])
+        and _axis_fits(shape[-1], *windows[1:8:2])
+    )
+
+
+def _axis_fits(size: int, kernel: int, stride: int, pad: int, dilation: int) -> bool:
+    return (
+        size > 0
+        and 0 < kernel < _MOST
+        and stride > 0
+        and 0 <= pad <= kernel // 2
+        and 0 < dilation < _MOST
+        and dilation * (kernel - 1) < _MOST
+        and dilation * (kernel - 1) < size + 2 * pad
+    )
 
 
 def _check_image(function: str, input: Tensor) -> None:

@@ -49,6 +49,7 @@ namespace {
 #include "pool_lines.inl"
 #include "pool_turned.inl"
 #include "pool_scatter.inl"
+#include "pool_gather.inl"
 
 template <class Way>
 constexpr CorrelateWay correlate_way(const char* name) {
@@ -108,16 +109,18 @@ constexpr PoolEngine make_pool_engine() {
   (enter(POOLINGS, pool_way<PoolChannels<S, POOLINGS>>(), pool_way<PoolTurned<S, POOLINGS>>(),
          pool_way<PoolLines<S, POOLINGS>>()),
    ...);
-  if constexpr (sizeof...(POOLINGS) == kPoolings - 1)
+  if constexpr (!std::is_integral_v<S>) {
+    enter(Pooling::max_gather, pool_way<PoolGather<S>>());
     enter(Pooling::max_scatter, pool_way<PoolChannels<S, Pooling::max_scatter>>(),
           pool_way<PoolScatter<S>>());
+  }
   return engine;
 }
 
 template <class S>
 constexpr PoolEngine make_float_pool_engine() {
-  return make_pool_engine<S, Pooling::max, Pooling::max_indices, Pooling::max_gather,
-                          Pooling::average, Pooling::average_adjoint>();
+  return make_pool_engine<S, Pooling::max, Pooling::max_indices, Pooling::average,
+                          Pooling::average_adjoint>();
 }
 
 bool supported() { return FULLCONV_SUPPORTED; }

@@ -2,8 +2,8 @@
 // reduces what it meets in the source, a window of the input or the windows that cover it.
 //
 // A vector of indices has integers as wide as the values, counted from the window's first element:
-// a window spans less than 2^31 elements. max_gather, and max_scatter in channels_last, compare
-// indices with those that may be and never follow one, so that wrong ones reach no memory.
+// a window spans less than 2^31 elements. Where max_scatter gathers, it compares indices and never
+// follows one.
 
 template <class T>
 inline typename Lanes<T>::type load_integers(const typename Lanes<T>::Integer* from) {
@@ -63,25 +63,30 @@ inline typename Vector<T>::type divide(typename Vector<T>::type value, T by) {
   return value / by;
 }
 
-template <class T>
-constexpr T lowest() {
-  if constexpr (std::is_integral_v<T>)
-    return static_cast<T>(T(1) << (8 * sizeof(T) - 1));
-  else
+// The storage type's lowest number.
+template <class S>
+constexpr typename Compute<S>::type lowest() {
+  using T = typename Compute<S>::type;
+  if constexpr (!std::is_integral_v<S>)
     return -static_cast<T>(__builtin_inf());
+  else if constexpr (std::is_unsigned_v<S>)
+    return 0;
+  else
+    return static_cast<T>(T(-1) << (8 * sizeof(S) - 1));
 }
 
 // A vector of positions while they reduce what they meet.
-template <class T, Pooling POOLING>
+template <class S, Pooling POOLING>
 struct Reduction {
+  using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
   using Integers = typename Lanes<T>::type;
   static constexpr bool kMax = POOLING == Pooling::max || POOLING == Pooling::max_indices;
 
   V value = V{} + neutral();
-  Integers index = Integers{};  // of the largest so far; the one to gather; the position's own
+  Integers index = Integers{};  // of the largest so far; the position's own
 
-  static constexpr T neutral() { return kMax ? lowest<T>() : T(0); }
+  static constexpr T neutral() { return kMax ? lowest<S>() : T(0); }
 
   void add(V met, Integers met_index) {
     if constexpr (kMax) {
@@ -91,8 +96,6 @@ struct Reduction {
       }
       value = met > value ? met : value;
       value = met != met ? met : value;
-    } else if constexpr (POOLING == Pooling::max_gather) {
-      value = met_index == index ? met : value;
     } else if constexpr (POOLING == Pooling::max_scatter) {
       value = met_index == index ? value + met : value;
     } else {

@@ -1,6 +1,6 @@
 // Pooling of channels_last tensors: vectors along the channels, whose windows are the same. Nothing
 // is copied; the last vector of a pixel overlaps the one before. max_scatter gathers too: a pixel
-// adds the gradients of those windows over it whose indices name it.
+// adds the gradients of those windows over it whose indices name it, if these are few.
 
 template <class S, Pooling POOLING>
 struct PoolChannels {
@@ -12,11 +12,17 @@ struct PoolChannels {
   static constexpr int64_t kTask = 1 << 13;  // elements of a task's result
   // Indices take registers of their own, so that fewer vectors of a pixel are reduced at once. The
   // more there are, the longer the pieces of memory that are read one after another.
-  static constexpr bool kIndexed = POOLING == Pooling::max_indices ||
-                                   POOLING == Pooling::max_gather ||
-                                   POOLING == Pooling::max_scatter;
+  static constexpr bool kIndexed =
+      POOLING == Pooling::max_indices || POOLING == Pooling::max_scatter;
+  static constexpr int64_t kCovering = 4;  // windows a pixel, up to which max_scatter gains here
 
   static bool fits(const PoolJob& job) {
+    if (POOLING == Pooling::max_scatter) {
+      const Meetings &h = job.h, &w = job.w;
+      int64_t pixels = h.positions * w.positions;
+      if (job.stray || h.begin[h.positions] * w.begin[w.positions] > kCovering * pixels)
+        return false;
+    }
     return job.source.c == 1 && job.result.c == 1 && (!job.indices.data || job.indices.c == 1) &&
            job.channels >= lanes;
   }
@@ -51,18 +57,14 @@ struct PoolChannels {
     const View &from = job.source, &out = job.result, &chosen = job.indices;
     const S* source = static_cast<const S*>(from.data) + n * from.n + c;
     int64_t* own = static_cast<int64_t*>(chosen.data);
-    if (own) own += n * chosen.n + c;
-    if (own && POOLING != Pooling::max_scatter) own += y * chosen.h + x * chosen.w;
+    if constexpr (kIndexed) own += n * chosen.n + c;
+    if constexpr (POOLING == Pooling::max_indices) own += y * chosen.h + x * chosen.w;
     // The window's first element, from which indices count.
-    int64_t origin = job.first_h ? job.first_h[y] * job.width + job.first_w[x] : 0;
-    Reduction<T, POOLING> sum[VECTORS];
-#pragma GCC unroll 8
-    for (int64_t v = 0; v < VECTORS; ++v) {
-      if constexpr (POOLING == Pooling::max_gather)
-        sum[v].index = load_low<T>(own + v * lanes) - static_cast<Integer>(origin);
-      if constexpr (POOLING == Pooling::max_scatter)
-        sum[v].index += static_cast<Integer>(y * job.width + x);
-    }
+    int64_t origin =
+        POOLING == Pooling::max_indices ? job.first_h[y] * job.width + job.first_w[x] : 0;
+    Reduction<S, POOLING> sum[VECTORS];
+    if constexpr (POOLING == Pooling::max_scatter)
+      for (Reduction<S, POOLING>& own : sum) own.index += static_cast<Integer>(y * job.width + x);
     for (int64_t k = job.h.begin[y]; k < job.h.begin[y + 1]; ++k)
       for (int64_t l = job.w.begin[x]; l < job.w.begin[x + 1]; ++l) {
         int64_t i = job.h.index[k], j = job.w.index[l];

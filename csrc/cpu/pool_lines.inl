@@ -9,7 +9,7 @@ struct PoolLines {
   using V = typename Vector<T>::type;
   using Integers = typename Lanes<T>::type;
   using Integer = typename Lanes<T>::Integer;
-  using Reduce = Reduction<T, POOLING>;
+  using Reduce = Reduction<S, POOLING>;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
   static bool fits(const PoolJob&) { return true; }
@@ -111,7 +111,7 @@ struct PoolLines {
     Piece* pieces;
     T* row;             // a row of the result
     T* extents;         // what an average counts in each column
-    Integer* integers;  // of a row: what max chose, or what max_gather is to take
+    Integer* integers;  // what max chose in a row
     T* lines;
 
     Space(const PoolJob& job, const Cut& cut, void* scratch)
@@ -140,15 +140,13 @@ struct PoolLines {
                        int64_t c, int64_t row, int64_t rows) {
     Band band(job, row, rows);
     const S* source = static_cast<const S*>(job.source.data) + n * job.source.n + c * job.source.c;
-    const int64_t* indices = static_cast<const int64_t*>(job.indices.data);
-    if (indices) indices += n * job.indices.n + c * job.indices.c;
     for (int64_t y = band.begin; y < band.end; ++y)
       fill(job, shape, space.pieces, y, source + y * job.source.h,
            space.lines + shape.elements(y - band.begin));
     for (int64_t y = row; y < row + rows; ++y) {
       const int64_t* shifts = space.shifts;
       for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
-        run_row(job, shape, space, band.begin, y, *w, shifts, indices);
+        run_row(job, shape, space, band.begin, y, *w, shifts);
         shifts += w->taps;
         store_row(job, space, n, c, y, *w);
       }
@@ -172,14 +170,14 @@ struct PoolLines {
 
   // The vectors of one row's positions, all taps of one map.
   static void run_row(const PoolJob& job, const Shape& shape, const Space& space, int64_t first_row,
-                      int64_t y, const AxisMap& w, const int64_t* shifts, const int64_t* indices) {
+                      int64_t y, const AxisMap& w, const int64_t* shifts) {
     // Where the row's window starts, as an index in the input's plane; constants of the taps are
     // counted from there, and those of the lanes' columns come on top.
     int64_t origin = job.first_h ? job.first_h[y] * job.width : 0;
-    prepare(job, space, y, w, origin, indices);
+    prepare(job, space, y, w);
     for (int64_t j = 0; j < w.positions; j += lanes) {
       Reduce sum;
-      if constexpr (POOLING == Pooling::max_indices || POOLING == Pooling::max_gather)
+      if constexpr (POOLING == Pooling::max_indices)
         sum.index = load_integers<T>(space.integers + j);
       for (int64_t k = job.h.begin[y]; k < job.h.begin[y + 1]; ++k) {
         const T* line = space.lines + shape.elements(job.h.index[k] - first_row) + j;
@@ -199,15 +197,10 @@ struct PoolLines {
   }
 
   // What the positions of a row start from or end with.
-  static void prepare(const PoolJob& job, const Space& space, int64_t y, const AxisMap& w,
-                      int64_t origin, const int64_t* indices) {
+  static void prepare(const PoolJob& job, const Space& space, int64_t y, const AxisMap& w) {
     if constexpr (POOLING == Pooling::max_indices)
       for (int64_t j = 0; j < w.positions; ++j)
         space.integers[j] = static_cast<Integer>(job.first_w[j] - w.base[j]);
-    if constexpr (POOLING == Pooling::max_gather)
-      for (int64_t j = 0; j < w.positions; ++j)
-        space.integers[j] = static_cast<Integer>(indices[y * job.indices.h + j * job.indices.w] -
-                                                 origin - w.base[j]);
     if constexpr (POOLING == Pooling::average)
       for (int64_t j = 0; j < round_up(w.positions, lanes); ++j)
         space.extents[j] = divisor<T>(job, y, least(j, w.positions - 1));

@@ -1,7 +1,7 @@
 // max_scatter: each gradient is added to the element of the input that its window chose. A task
 // owns a band of input rows of some channels, clears it, and goes through the windows that reach
 // into it in their order; an index outside the band is another task's or, outside the plane,
-// nobody's. 16-bit sums are kept in float, in scratch: a band of kLines elements, or one row's.
+// nobody's. 16-bit sums are kept in float, in scratch: a band of kBand elements, or one row's.
 
 template <class S>
 struct PoolScatter {
@@ -30,25 +30,34 @@ struct PoolScatter {
 
  private:
   static constexpr bool kDirect = std::is_same_v<S, T>;
+  static constexpr int64_t kBand = 1 << 16;  // 256 KiB of float, in the second-level cache
+  static constexpr int64_t kChannels = 256;  // whose memory is read well
 
   // A task: a band of a block of channels, or some blocks whose planes are small.
   struct Cut {
-    int64_t channels, blocks, rows, bands, together;
-    explicit Cut(const PoolJob& job)
-        // A cache line of channels that lie beside each other, else one.
-        : channels(job.result.c == 1 ? least<int64_t>(job.channels, 64 / sizeof(S)) : 1),
-          blocks(quotient_up(job.channels, channels)),
-          rows(most<int64_t>(1, least(job.h.positions, kLines / (job.w.positions * channels + 1)))),
-          bands(quotient_up(job.h.positions, rows)),
-          together(bands > 1
-                       ? 1
-                       : most<int64_t>(1, kLines / 4 / (rows * job.w.positions * channels + 1))) {}
+    int64_t blocks, channels, rows, bands, together;
+    explicit Cut(const PoolJob& job) {
+      // Of channels that lie beside each other as many as let a plane be one band: rows of windows
+      // that reach into two are walked twice.
+      int64_t plane = job.h.positions * job.w.positions;
+      blocks = job.result.c == 1 ? quotient_up(job.channels, most(kChannels, kBand / plane))
+                                 : job.channels;
+      channels = quotient_up(job.channels, blocks);
+      blocks = quotient_up(job.channels, channels);
+      rows = most<int64_t>(1, least(job.h.positions, kBand / (job.w.positions * channels)));
+      bands = quotient_up(job.h.positions, rows);
+      together = bands > 1 ? 1 : most<int64_t>(1, kBand / 8 / (plane * channels));
+    }
   };
 
   struct Band {  // some rows of the input, and the rows of windows that reach into them
     int64_t row, rows, begin, end;
     Band(const PoolJob& job, int64_t row, int64_t rows)
         : row(row), rows(rows), begin(job.source_rows), end(0) {
+      if (job.stray) {  // any window may
+        begin = 0, end = job.source_rows;
+        return;
+      }
       for (int64_t k = job.h.begin[row]; k < job.h.begin[row + rows]; ++k) {
         begin = least(begin, job.h.index[k]);
         end = most(end, job.h.index[k] + 1);
@@ -58,17 +67,14 @@ struct PoolScatter {
 
   struct Sums {  // of `count` elements from index `first` of a plane on, some channels
     T* data;
-    int64_t step, channel_step;
-    int64_t first, count;
+    int64_t step, first, count;
 
     void clear(int64_t channels) const {
-      if (channels == 1 && step == 1)
-        for (int64_t p = 0; p < count; ++p) data[p] = 0;
-      else if (channel_step == 1)
+      if (channels == step)
+        for (int64_t i = 0; i < count * channels; ++i) data[i] = 0;
+      else
         for (int64_t p = 0; p < count; ++p)
           for (int64_t c = 0; c < channels; ++c) data[p * step + c] = 0;
-      else
-        for (int64_t p = 0; p < count; ++p) data[p * step] = 0;  // of the one channel
     }
   };
 
@@ -91,19 +97,18 @@ struct PoolScatter {
     int64_t channels = least(cut.channels, job.channels - channel);
     const View& out = job.result;  // fresh, so rows lie behind each other: h = width · w
     S* result = static_cast<S*>(out.data) + n * out.n + channel * out.c + band.row * out.h;
-    Sums sums{static_cast<T*>(scratch), cut.channels, 1, band.row * job.width,
-              band.rows * job.width};
-    if constexpr (kDirect) sums.data = result, sums.step = out.w, sums.channel_step = out.c;
+    Sums sums{static_cast<T*>(scratch), cut.channels, band.row * job.width, band.rows * job.width};
+    if constexpr (kDirect) sums.data = result, sums.step = out.w;
 
     sums.clear(channels);
     add(job, band, n, channel, channels, sums);
     if constexpr (!kDirect) {
-      if (channels == 1 && out.w == 1)
-        for (int64_t p = 0; p < sums.count; ++p) narrow(sums.data[p * sums.step], result[p]);
+      if (channels == sums.step && channels == out.w)
+        for (int64_t i = 0; i < sums.count * channels; ++i) narrow(sums.data[i], result[i]);
       else
         for (int64_t p = 0; p < sums.count; ++p)
           for (int64_t c = 0; c < channels; ++c)
-            narrow(sums.data[p * sums.step + c], result[p * out.w + c * out.c]);
+            narrow(sums.data[p * sums.step + c], result[p * out.w + c]);
     }
   }
 

@@ -4,8 +4,6 @@
 template <class S, Pooling POOLING>
 struct PoolTurned {
   static constexpr int64_t lanes = Vector<typename Compute<S>::type>::lanes;
-  static constexpr bool kIndices =
-      POOLING == Pooling::max_indices || POOLING == Pooling::max_gather;
 
   static bool fits(const PoolJob& job) {
     return job.w.positions <= lanes / 2 && (from(job) + to(job)) * lanes <= kLines;
@@ -22,15 +20,14 @@ struct PoolTurned {
     S* source = reinterpret_cast<S*>(indices + to(job) * lanes);
     S* result = source + from(job) * lanes;
     turn<S, false>(job, job.source, first, planes, job.source_rows, job.source_columns, source);
-    if constexpr (POOLING == Pooling::max_gather)
-      turn<int64_t, false>(job, job.indices, first, planes, rows, columns, indices);
 
     PoolJob turned = job;
     turned.batch = 1;
     turned.channels = lanes;
     turned.source = {source, 0, 1, job.source_columns * lanes, lanes};
     turned.result = {result, 0, 1, columns * lanes, lanes};
-    if constexpr (kIndices) turned.indices = {indices, 0, 1, columns * lanes, lanes};
+    if constexpr (POOLING == Pooling::max_indices)
+      turned.indices = {indices, 0, 1, columns * lanes, lanes};
     using Way = PoolChannels<S, POOLING>;
     for (int64_t part = 0; part < Way::tasks(turned); ++part) Way::run(turned, part, nullptr);
 

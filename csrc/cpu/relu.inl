@@ -2,22 +2,31 @@
 // where the output is above 0. That leaves -0 and NaN as they are and lets a NaN's gradient pass,
 // as stock does. 16-bit floats are compared as the integers that they are stored in.
 
+// Of a number or a vector of them.
 template <class S>
 struct Sign {
   using Stored = S;
-  static bool below_zero(S x) { return x < 0; }
-  static bool at_most_zero(S x) { return x <= 0; }
+  template <class V>
+  static auto below_zero(V x) {
+    return x < 0;
+  }
+  template <class V>
+  static auto at_most_zero(V x) {
+    return x <= 0;
+  }
 };
 
 // From the bits: the sign, then the magnitude, of which all above infinity's are NaN.
 template <uint16_t INFINITY_BITS>
 struct SignOfBits {
   using Stored = uint16_t;
-  static bool below_zero(uint16_t bits) {
-    return static_cast<uint16_t>(bits - 0x8001u) <= INFINITY_BITS - 1u;
+  template <class V>
+  static auto below_zero(V bits) {
+    return static_cast<V>(bits - uint16_t{0x8001}) <= uint16_t{INFINITY_BITS - 1};
   }
-  static bool at_most_zero(uint16_t bits) {
-    return (bits == 0) | (static_cast<uint16_t>(bits - 0x8000u) <= INFINITY_BITS);
+  template <class V>
+  static auto at_most_zero(V bits) {
+    return (bits == 0) | (static_cast<V>(bits - uint16_t{0x8000}) <= INFINITY_BITS);
   }
 };
 template <>
@@ -69,24 +78,41 @@ struct Relu {
  private:
   using X = typename Sign<S>::Stored;
 
+  // Memory bounds these. It is read fastest by two vectors of 32 bytes at a time, whatever the
+  // registers have.
+  typedef X Some __attribute__((vector_size(32), aligned(alignof(X)), may_alias));
+  static constexpr int64_t kLanes = 32 / sizeof(X), kVectors = 2;
+
   static void rectify(const X* x, int64_t x_step, X* to, int64_t step, int64_t count) {
+    int64_t i = 0;
     if (x_step == 1 && step == 1)
-#pragma GCC ivdep  // in place, too
-      for (int64_t i = 0; i < count; ++i) to[i] = Sign<S>::below_zero(x[i]) ? X{} : x[i];
-    else
-      for (int64_t i = 0; i < count; ++i)
-        to[i * step] = Sign<S>::below_zero(x[i * x_step]) ? X{} : x[i * x_step];
+      for (; i + kVectors * kLanes <= count; i += kVectors * kLanes) {
+        Some value[kVectors];
+        for (int64_t v = 0; v < kVectors; ++v) value[v] = at(x, i, v);
+        for (int64_t v = 0; v < kVectors; ++v)
+          at(to, i, v) = Sign<S>::below_zero(value[v]) ? Some{} : value[v];
+      }
+    for (; i < count; ++i) to[i * step] = Sign<S>::below_zero(x[i * x_step]) ? X{} : x[i * x_step];
   }
 
   static void mask(const X* x, int64_t x_step, const X* grad, int64_t grad_step, X* to,
                    int64_t step, int64_t count) {
+    int64_t i = 0;
     if (x_step == 1 && step == 1 && grad_step == 1)
-      for (int64_t i = 0; i < count; ++i) {
-        X value = grad[i];  // read in any case, so that this is vector code
-        to[i] = Sign<S>::at_most_zero(x[i]) ? X{} : value;
+      for (; i + kVectors * kLanes <= count; i += kVectors * kLanes) {
+        Some value[kVectors], output[kVectors];
+        for (int64_t v = 0; v < kVectors; ++v) output[v] = at(x, i, v), value[v] = at(grad, i, v);
+        for (int64_t v = 0; v < kVectors; ++v)
+          at(to, i, v) = Sign<S>::at_most_zero(output[v]) ? Some{} : value[v];
       }
-    else
-      for (int64_t i = 0; i < count; ++i)
-        to[i * step] = Sign<S>::at_most_zero(x[i * x_step]) ? X{} : grad[i * grad_step];
+    for (; i < count; ++i)
+      to[i * step] = Sign<S>::at_most_zero(x[i * x_step]) ? X{} : grad[i * grad_step];
+  }
+
+  static const Some& at(const X* from, int64_t i, int64_t v) {
+    return *reinterpret_cast<const Some*>(from + i + v * kLanes);
+  }
+  static Some& at(X* from, int64_t i, int64_t v) {
+    return *reinterpret_cast<Some*>(from + i + v * kLanes);
   }
 };

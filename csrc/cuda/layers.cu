@@ -182,10 +182,7 @@ const char* pool(const Context& context, Element element, Pooling pooling, const
   PoolJob job{};
   FULLCONV_TRY(make_axis(pool.h, job.h));
   FULLCONV_TRY(make_axis(pool.w, job.w));
-  // A window between whose taps the whole width lies has, as stock's, the index of an element that
-  // is not its own.
-  bool stray = pool.w.pad > 0 && pool.w.dilation > pool.w.size;
-  job.h.all = job.w.all = pooling == Pooling::max_scatter && stray;
+  job.h.all = job.w.all = pooling == Pooling::max_scatter && pool.stray();
   job.source = view_of(source, 1);
   job.result = view_of(result, 1);
   if (indices) job.indices = view_of(*indices, 1);

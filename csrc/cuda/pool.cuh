@@ -146,11 +146,12 @@ struct PoolResult {
     store(all, indices + y * job.indices.h + x * job.indices.w);
   }
 
-  // An index outside the window reads nothing.
+  // An index outside the plane reads nothing.
   __device__ __forceinline__ void max_gather() {
     const WindowOf<int>&h = job.h.window, &w = job.w.window;
-    int top = h.first(y), left = w.first(x);
-    int rows = h.end(y) - top, columns = w.end(x) - left;
+    // A window that meets no column starts in a row below.
+    int top = h.first(y), left = w.first(x), below = job.width(left);
+    top += below, left -= below * w.size;
     uint64_t first = origin();
     int64_t all[VECTOR];
     load(indices + y * job.indices.h + x * job.indices.w, all);
@@ -158,9 +159,9 @@ struct PoolResult {
     for (int i = 0; i < VECTOR; ++i) {
       uint64_t index = static_cast<uint64_t>(all[i]) - first;
       if (index > std::numeric_limits<int>::max()) continue;
-      int row = job.width(index), column = static_cast<int>(index) - row * w.size;
-      if (row >= rows || column >= columns) continue;
-      const S* from = source + (top + row) * job.source.h + (left + column) * job.source.w;
+      int rows = job.width(index), columns = static_cast<int>(index) - rows * w.size;
+      if (rows >= h.size - top || columns >= w.size - left) continue;
+      const S* from = source + (top + rows) * job.source.h + (left + columns) * job.source.w;
       value[i] = widen(from[i * job.source.c]);
     }
   }

@@ -273,8 +273,8 @@ def check_pooling(
             torch.testing.assert_close(a, b.to(dtype), rtol=rounding, atol=bound)
 
     compare(functional.relu, F.relu, x, tight(layout[1](integers(shape, dtype, number))), 0)
-    # Of a window that lies in the padding alone stock names an element that is none of its own.
-    if not F.max_pool2d(torch.zeros(shape, dtype=F64), **options).isinf().any():
+    # A window that meets no element may name one outside the plane, where stock's gradient writes.
+    if int(indices.max()) < shape[2] * shape[3]:
 
         def chosen(x: Tensor) -> Tensor:
             return x.flatten(2).gather(2, indices.flatten(2)).view_as(indices)

@@ -16,14 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size: dict[str, Any] = {"type": sizes, "metavar": "SIZE"}
     parser.add_argument("--input", **size, default=(3, 3), help="HxW or CxHxW (default 3x3)")
     parser.add_argument("--filter", **size, default=(2, 2), help="RxS or KxCxRxS (default 2x2)")
-    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        parser.add_argument(
-            f"--{name}",
-            type=sizes,
-            default=default,
-            metavar="N",
-            help="or rows x columns, as 2x1",
-        )
+    size = {"metavar": "N", "help": "or rows x columns, as 2x1"}
+    parser.add_argument("--stride", type=sizes, default=1, **size)
+    parser.add_argument(
+        "--padding",
+        type=padding,
+        default=0,
+        metavar="N",
+        help="or rows x columns, as 2x1, or 'same' or 'valid'",
+    )
+    parser.add_argument("--dilation", type=sizes, default=1, **size)
     parser.add_argument("--padding-mode", default="zeros", choices=ops.PADDING_MODES)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the interactive page")
 
@@ -34,6 +36,11 @@ def sizes(text: str) -> tuple[int, ...]:
         return tuple(map(int, text.split("x")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of whole numbers, as 5x5") from None
+
+
+def padding(text: str) -> tuple[int, ...] | str:
+    """Sizes, or nn.Conv2d's words for some."""
+    return text if text in ("same", "valid") else sizes(text)
 
 
 def run(arguments: argparse.Namespace) -> None:

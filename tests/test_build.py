@@ -75,6 +75,26 @@ def test_flags_are_for_every_processor(monkeypatch, machine):
     assert [flag for flag in flags if flag.startswith("-m") or "native" in flag] == []
 
 
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [
+        ("", "80=sm_80 90=sm_90 100=sm_100 100=compute_100"),
+        ("7.5", "75=sm_75"),
+        ("9.0a 12.0+PTX", "90a=sm_90a 120=sm_120 120=compute_120"),
+    ],
+)
+def test_kernels_are_for_the_architectures_asked_for(monkeypatch, names, flags):
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", names)
+    architecture_flags = runpy.run_path(str(SETUP))["architecture_flags"]
+    pairs = (flag.split("=") for flag in flags.split())
+    assert architecture_flags() == [f"-gencode=arch=compute_{a},code={c}" for a, c in pairs]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;Hopper")
+    with pytest.raises(SystemExit, match="'Hopper' in TORCH_CUDA_ARCH_LIST"):
+        architecture_flags()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")
 def test_this_torch_has_every_function():
     """Those that the library is linked with, also where another torch built it."""

@@ -186,6 +186,11 @@ FAULTS = {
     "uncommitted_copies": Fault(
         "cuda/tiles.cuh", "gpu::commit_copies();", "if (!PLANTED) gpu::commit_copies();"
     ),
+    "unwritten_zeros": Fault(
+        "cuda/tiles.cuh",
+        "else\n        gpu::copy_async",
+        "else if (offset >= 0 || !PLANTED)\n        gpu::copy_async",
+    ),
     "off_by_one": Fault(
         "cuda/correlate.cuh",
         "(patches.terms() + BY::kDepth - 1) / BY::kDepth",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import setuptools
 import torch
+from setuptools.errors import CompileError
 
 import torch_fullconv
 
@@ -79,7 +80,7 @@ def test_flags_are_for_every_processor(monkeypatch, machine):
     ("names", "flags"),
     [
         ("", "80=sm_80 90=sm_90 100=sm_100 100=compute_100"),
-        ("7.5", "75=sm_75"),
+        ("8.6", "86=sm_86"),
         ("9.0a 12.0+PTX", "90a=sm_90a 120=sm_120 120=compute_120"),
     ],
 )
@@ -90,9 +91,10 @@ def test_kernels_are_for_the_architectures_asked_for(monkeypatch, names, flags):
     architecture_flags = runpy.run_path(str(SETUP))["architecture_flags"]
     pairs = (flag.split("=") for flag in flags.split())
     assert architecture_flags() == [f"-gencode=arch=compute_{a},code={c}" for a, c in pairs]
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;Hopper")
-    with pytest.raises(SystemExit, match="'Hopper' in TORCH_CUDA_ARCH_LIST"):
-        architecture_flags()
+    for unknown in ("Hopper", "7.5"):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{unknown}")
+        with pytest.raises(CompileError, match=f"'{unknown}' in TORCH_CUDA_ARCH_LIST"):
+            architecture_flags()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")

@@ -123,7 +123,7 @@ bool takes_tensor_cores(const Context& context, Dtype dtype) {
   return scalar_size(dtype) == 2 || (context.allow_tf32 && dtype == Dtype::f32);
 }
 
-// How often a plane of the source is read by a row of the filter, in elements.
+// Reads along an axis of a source, of which windows that overlap read elements again.
 int64_t meetings(const Progression& axis) { return axis.positions * axis.taps; }
 int64_t meetings(const Phases& axis) {
   int64_t sum = 0;

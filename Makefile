@@ -19,6 +19,9 @@ AARCH64_CXX ?= aarch64-linux-gnu-g++
 AARCH64_FLAGS := -std=c++20 -O3 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wall -Wno-psabi
 TORCH_INCLUDES := $(BIN)/python -c "from torch.utils.cpp_extension import include_paths; \
   print(*('-I' + path for path in include_paths()))"
+# Before the kernels are compiled for it.
+NEED_GPU := $(BIN)/python -c "import torch; torch.cuda.is_available() or exit( \
+  f'no GPU is found by the torch {torch.__version__} in .venv: it needs one, and a torch with CUDA')"
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
   convert.py opinfo.py compile.py pooling.py)
 
@@ -141,6 +144,7 @@ cuda-check: $(INSTALLED) $(CUDA_PYTHON) ## the same for all, and import them und
 	$(BIN)/python tests/cuda_check/cuda_check.py --python $(CUDA_PYTHON)
 
 cuda-library: $(INSTALLED)
+	@$(NEED_GPU)
 	TORCH_FULLCONV_CUDA=only $(BIN)/python setup.py build_ext --inplace
 
 cuda-test: cuda-library ## on a machine with a GPU: its instructions, then the tests with tensors on it

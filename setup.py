@@ -93,9 +93,10 @@ def architecture_flags() -> list[str]:
     flags = []
     for name in re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0;10.0+PTX"):
         found = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
-        if not found:
-            sys.exit(
-                f"torch_fullconv: {name!r} in TORCH_CUDA_ARCH_LIST is not like 9.0 or 9.0+PTX."
+        if not found or int(found[1]) < 8:
+            raise CompileError(
+                f"{name!r} in TORCH_CUDA_ARCH_LIST is not like 9.0 or 9.0+PTX, from 8.0 on: the "
+                "kernels copy asynchronously. TORCH_FULLCONV_CUDA=0 does without CUDA"
             )
         number = found[1] + found[2]
         codes = [f"sm_{number}"] + ([f"compute_{number}"] if found[3] else [])

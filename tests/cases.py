@@ -134,6 +134,7 @@ EDGES = {
     "few_from_many": case((1, 3, 9, 8), (261, 3, 4, 4)),
     # Groups: equal ones, one channel each, one input channel for several filters, many.
     "groups": case((2, 6, 7, 6), (9, 2, 3, 3), (2, 1), ALL),
+    "groups_of_eights": case((2, 144, 9, 8), (16, 72, 3, 2), (2, 1), ALL),
     "groups_wide": case((1, 34, 5, 6), (30, 17, 3, 3), (1, 1), ALL),
     "depthwise": case((2, 19, 9, 8), (19, 1, 3, 3), (1, 1), ALL),
     "depthwise_33": case((1, 33, 4, 35), (33, 1, 3, 5), (1, 1), (1, 1, 2, 2)),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import setuptools
 import torch
+from setuptools.errors import CompileError
 
 import torch_fullconv
 
@@ -73,6 +74,27 @@ def test_flags_are_for_every_processor(monkeypatch, machine):
     flags = flags if isinstance(flags, list) else flags["cxx"]
     assert "-O3" in flags
     assert [flag for flag in flags if flag.startswith("-m") or "native" in flag] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [
+        ("", "80=sm_80 90=sm_90 100=sm_100 100=compute_100"),
+        ("8.6", "86=sm_86"),
+        ("9.0a 12.0+PTX", "90a=sm_90a 120=sm_120 120=compute_120"),
+    ],
+)
+def test_kernels_are_for_the_architectures_asked_for(monkeypatch, names, flags):
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", names)
+    architecture_flags = runpy.run_path(str(SETUP))["architecture_flags"]
+    pairs = (flag.split("=") for flag in flags.split())
+    assert architecture_flags() == [f"-gencode=arch=compute_{a},code={c}" for a, c in pairs]
+    for unknown in ("Hopper", "7.5"):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{unknown}")
+        with pytest.raises(CompileError, match=f"'{unknown}' in TORCH_CUDA_ARCH_LIST"):
+            architecture_flags()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "channels_last.cuh"
 #include "host.h"
 #include "kernels.h"
 
@@ -122,6 +123,59 @@ bool takes_tensor_cores(const Context& context, Dtype dtype) {
   return scalar_size(dtype) == 2 || (context.allow_tf32 && dtype == Dtype::f32);
 }
 
+// Reads along an axis of a source, of which windows that overlap read elements again.
+int64_t meetings(const Progression& axis) { return axis.positions * axis.taps; }
+int64_t meetings(const Phases& axis) {
+  int64_t sum = 0;
+  for (int i = 0; i < axis.count; ++i) sum += meetings(axis.axis[i]);
+  return sum;
+}
+
+// Whether a source that is read more than once should be copied with its channels innermost.
+bool worth_a_copy(const View& view, int64_t scalar, int64_t depth) {
+  return scalar == 2 && view.c != 1 && depth > 0 && depth % kEight == 0;
+}
+
+const char* make_channels_last(const Context& context, View& view, int64_t samples,
+                               int64_t channels, int64_t height, int64_t width) {
+  ChannelsLastJob job{};
+  job.from = view;
+  job.samples = samples, job.channels = channels, job.height = height, job.width = width;
+  void* data = context.allocate(samples * channels * height * width * sizeof(uint16_t));
+  job.to = view = {data, height * width * channels, 1, width * channels, channels};
+  job.channel_tiles = quotient_up(channels, kSquare);
+  job.pixel_tiles = quotient_up(height * width, kSquare);
+  return message(launch(cuda::make_channels_last, job.channel_tiles * job.pixel_tiles * samples,
+                        kSquareThreads, sizeof(Square), stream_of(context), job));
+}
+
+const char* copy_source(const Context& context, int64_t scalar, CorrelateJob& job) {
+  int64_t height = job.h.axis[0].limit, width = job.w.axis[0].limit;
+  if (meetings(job.h) * meetings(job.w) <= height * width ||
+      !worth_a_copy(job.source, scalar, job.depth))
+    return nullptr;
+  return make_channels_last(context, job.source, job.segments * job.batch, job.groups * job.depth,
+                            height, width);
+}
+
+// Only if all that is then read has its channels innermost.
+const char* copy_sources(const Context& context, int64_t scalar, WeightJob& job) {
+  bool input = worth_a_copy(job.input, scalar, job.channels);
+  bool grad = worth_a_copy(job.grad, scalar, job.filters);
+  if (meetings(job.h) * meetings(job.w) <= job.h.limit * job.w.limit ||
+      (!input && !aligned_channels(job.input, scalar, job.channels)) ||
+      (!grad && !aligned_channels(job.grad, scalar, job.filters)))
+    return nullptr;
+  int64_t samples = job.segments * job.batch;
+  if (input)
+    FULLCONV_TRY(make_channels_last(context, job.input, samples, job.groups * job.channels,
+                                    job.h.limit, job.w.limit));
+  if (grad)
+    FULLCONV_TRY(make_channels_last(context, job.grad, samples, job.groups * job.filters,
+                                    job.grad_h.limit, job.grad_w.limit));
+  return nullptr;
+}
+
 const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
   for (const Phases* phases : {&job.h, &job.w})
     for (int i = 0; i < phases->count; ++i) FULLCONV_TRY(check_reach(phases->axis[i]));
@@ -134,6 +188,7 @@ const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
   job.pitch = round_up(rows, tile_rows(rows, tensor_cores));
   job.terms = round_up(taps * job.components * job.depth, kMostDepth);
   int64_t filters = job.segments * job.groups * job.phases(), scalar = scalar_size(dtype);
+  FULLCONV_TRY(copy_source(context, scalar, job));
   job.filter = context.allocate(filters * job.terms * job.pitch * scalar);
   cudaStream_t stream = stream_of(context);
   if (!job.zeros_count) {
@@ -283,7 +338,9 @@ const char* correlate_weight(const Context& context, Dtype dtype, const Geometry
     bool along_channels = job.input.c == 1 && job.grad.c == 1;
     FULLCONV_TRY(message(kernels.depthwise_weight(job, along_channels, stream)));
   } else {
-    Way way = way_of(job, scalar_size(dtype), takes_tensor_cores(context, dtype));
+    int64_t scalar = scalar_size(dtype);
+    FULLCONV_TRY(copy_sources(context, scalar, job));
+    Way way = way_of(job, scalar, takes_tensor_cores(context, dtype));
     int64_t row_tiles = quotient_up(job.rows(), tile_rows(job.rows(), way.tensor_cores));
     split(context, job, row_tiles * quotient_up(job.terms(), kMostColumns) * job.groups);
     FULLCONV_TRY(message(kernels.correlate_weight(job, way, stream)));

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TABLE = HERE / "instructions.tsv"
 FOLDER = ROOT / "build" / "cuda_check"
+DEFAULT = "8.0;9.0;10.0+PTX"  # setup.py's
 # What ptxas must not do in silence.
 PTXAS = "-Xptxas=-warn-spills,-warn-lmem-usage,-Werror"
 
@@ -89,7 +90,7 @@ def build(python: str, architectures: str) -> Path:
     shutil.rmtree(FOLDER, ignore_errors=True)
     environment = os.environ | {
         "TORCH_FULLCONV_CUDA": "only",
-        "TORCH_CUDA_ARCH_LIST": architectures,
+        "TORCH_CUDA_ARCH_LIST": architectures,  # without, setup.py chooses
         "NVCC_APPEND_FLAGS": PTXAS,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # ninja
     }
@@ -132,6 +133,16 @@ def disassemble(library: Path) -> dict[tuple[str, str], Kernel]:
         elif found := re.match(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", line):
             instructions[architecture, name][found[1]] += 1
     return {key: Kernel(*resources[key], counts) for key, counts in instructions.items()}
+
+
+def built_for(library: Path) -> set[str]:
+    """As TORCH_CUDA_ARCH_LIST has them."""
+    names = run(tool("cuobjdump"), "--list-elf", "--list-ptx", library)
+    found = set(re.findall(r"\.sm_(\w+)\.(cubin|ptx)$", names, re.MULTILINE))
+    return {
+        f"{number[:-1]}.{number[-1]}" + ("+PTX" if (number, "ptx") in found else "")
+        for number, _ in found
+    }
 
 
 COLUMNS = {
@@ -277,19 +288,19 @@ def check_instructions(found: Table) -> set[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--architectures", default="8.0;9.0;10.0+PTX", help="these or some of them")
+    parser.add_argument("--architectures", default="", help=f"not {DEFAULT}, but some of them")
     parser.add_argument(
         "--python", type=os.path.abspath, help="import the package by this one with a CUDA torch"
     )
     parser.add_argument("--update", action="store_true", help=f"write {TABLE.name} anew")
     arguments = parser.parse_args()
     library = build(arguments.python or sys.executable, arguments.architectures)
+    wanted = set((arguments.architectures or DEFAULT).split(";"))
+    if (built := built_for(library)) != wanted:
+        sys.exit(f"the library is to be for {sorted(wanted)}, and is for {sorted(built)}")
     kernels = disassemble(library)
     names = demangle({name for _, name in kernels})
     found = count(kernels, names)
-    wanted = {"sm_" + re.sub(r"\D", "", name) for name in arguments.architectures.split(";")}
-    if (built := {architecture for architecture, _ in found}) != wanted:
-        sys.exit(f"TORCH_CUDA_ARCH_LIST asks for {sorted(wanted)}, built is {sorted(built)}")
     if arguments.update:
         write_table(release(), found)
     if problems := check_resources(kernels, names) | check_instructions(found):

@@ -146,7 +146,7 @@ struct PoolResult {
     store(all, indices + y * job.indices.h + x * job.indices.w);
   }
 
-  // An index outside the plane reads nothing.
+  // An index outside the plane reads nothing, nor does one above the window or left of it.
   __device__ __forceinline__ void max_gather() {
     const WindowOf<int>&h = job.h.window, &w = job.w.window;
     // A window that meets no column starts in a row below.

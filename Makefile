@@ -58,8 +58,9 @@ screenshots: $(INSTALLED) ## take pictures of the interactive page (needs chromi
 docs: $(INSTALLED) ## build the documentation in build/site
 	$(BIN)/mkdocs build --strict
 
-test: $(INSTALLED) ## run all tests, two files at a time
-	$(BIN)/pytest -n 2 --dist loadfile
+test: $(INSTALLED) ## run all tests, two files at a time, and alone those that measure time
+	$(BIN)/pytest -n 2 --dist loadfile --ignore=tests/test_promises.py
+	$(BIN)/pytest tests/test_promises.py
 
 test-compiler: $(INSTALLED) ## run the long tests of compiled and exported graphs, two minutes
 	$(BIN)/pytest -m compiler

@@ -1,6 +1,7 @@
 """What `make stress` is made of: a slice of it, and that it finds what is planted."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,22 @@ import pytest
 import torch
 from cases import C128, EDGES, F64, expected, operands
 
-STRESS = Path(__file__).parent / "stress"
+TESTS = Path(__file__).parent
+STRESS = TESTS / "stress"
 sys.path.insert(0, str(STRESS))
 
 from oracle import Oracle  # noqa: E402
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("program", ["stress/threads/threads.cpp", "engine/engine.cpp"])
+def test_programs_without_torch_compile(program):
+    """Those of `make sanitize` and `make aarch64`, which are not built at each change."""
+    source = TESTS / program
+    command = ["c++", "-std=c++20", "-fsyntax-only", "-Wno-psabi"]
+    command += [f"-I{TESTS.parent / 'csrc'}", f"-I{source.parent}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("complex", [False, True], ids=["real", "complex"])

@@ -106,7 +106,7 @@ struct Layer {
     cpu::pool(element, Pooling::average_adjoint, pool, pooled.array, nullptr, pool_grad.array);
     keep(pool_grad);
     const int64_t* size = input.array.size;
-    cpu::Strided x{input.array.data, {input.array.stride, input.array.stride + 4}};
+    Strided x{input.array.data, {input.array.stride, input.array.stride + 4}};
     cpu::relu(element, {size, size + 4}, x, nullptr, {pooled.array.data, x.stride});
     keep(pooled);
     return found;

@@ -172,6 +172,11 @@ def grads(outputs: Any, inputs: Any, given: Any, **options: Any) -> tuple[Tensor
     return torch.autograd.grad(outputs, inputs, given, **options)
 
 
+def may_be_minimal(size: int, kernel: int, stride: int) -> bool:
+    """Whether Winograd's filtering may take an axis, or a phase of one position of its adjoint."""
+    return kernel in (3, 5) if stride == 1 else size <= stride
+
+
 def check_convolution(
     tally: Tally, case: Case, dtype: torch.dtype, layout: list[Place], number: int
 ) -> None:
@@ -186,11 +191,11 @@ def check_convolution(
         for way in found.split("+")
     )
     g, oracle = case.geometry, Oracle(case)
+    axes = zip(case.input[2:], case.filter[-2:], (g.stride_h, g.stride_w), strict=True)
     inexact = (
         ALGORITHMS[g.algorithm] != "direct"
         and not dtype.is_complex
-        and case.filter[-2:] in ((3, 3), (5, 5))
-        and (g.stride_h, g.stride_w) == (1, 1)
+        and all(may_be_minimal(*axis) for axis in axes)
     )
     wide = C128 if dtype.is_complex else F64
     X, A, O, U, V, B = (w.to(wide) for w in (x, f, o, u, v, bias))  # noqa: E741

@@ -5,8 +5,9 @@
 //
 // The source lies in padded lines (lines.inl), each tap a shifted load; the lanes of a sum are
 // added when a block of rows is done. Behind a row's last position the lines hold what other taps
-// meet: those lanes are masked, since a NaN times a zero of the gradient is still one. Scratch a
-// task: the lines, the gradients of the block of rows.
+// meet: those lanes are masked, since a NaN times a zero of the gradient is still one. Where the
+// source's own rows are such lines, without padding and whole vectors long, they are read in place.
+// Scratch a task: the lines, the gradients of the block of rows.
 
 template <class S>
 struct LinesWeight {
@@ -53,14 +54,9 @@ struct LinesWeight {
          unit < units(job) * (split + 1) / job.splits; ++unit) {
       int64_t n = segment * job.batch + unit / blocks, row = unit % blocks * row_block(job);
       int64_t height = least(row_block(job), job.h.positions - row);
-      LineLayout layout(job.h, job.w, row, height, lanes);
-      for (int64_t c = 0; c < job.channels; ++c)
-        for (int64_t i = 0; i < layout.height; ++i)
-          fill_line(layout, i, input + n * job.input.n + c * job.input.c, job.input, job.h, job.w,
-                    lines + c * layout.plane() + i * layout.line());
-      for (int64_t r = 0; r < rows(job); ++r)
-        offsets[r] =
-            r / taps(job) * layout.plane() + layout.offset(job.h, job.w, row, r % taps(job));
+      SourceLines source =
+          in_place(job) ? own_lines(job, input + n * job.input.n, row, offsets)
+                        : copied_lines(job, input + n * job.input.n, row, height, lines, offsets);
       for (int64_t k = 0; k < job.filters; ++k)
         for (int64_t i = 0; i < height; ++i) {
           T* to = grads + (k * row_block(job) + i) * width(job);
@@ -70,7 +66,7 @@ struct LinesWeight {
         }
       for (int64_t k = 0; k < job.filters; k += kFilters)
         for (int64_t r = 0; r < rows(job); r += kTaps)
-          add_products(job, height, layout, lines, offsets, grads, r, k, sums);
+          add_products(job, height, source, offsets, grads, r, k, sums);
     }
   }
 
@@ -109,16 +105,55 @@ struct LinesWeight {
     return static_cast<T*>(job.partial) + index * rows(job) * job.filters;
   }
 
+  struct SourceLines {
+    const T* data;
+    int64_t step;  // from a row of the result to the next
+  };
+
+  // Copies what `height` rows of the result from `row` on meet, and finds where the first meets the
+  // taps.
+  static SourceLines copied_lines(const WeightJob& job, const S* sample, int64_t row,
+                                  int64_t height, T* lines, int64_t* offsets) {
+    LineLayout layout(job.h, job.w, row, height, lanes);
+    for (int64_t c = 0; c < job.channels; ++c)
+      for (int64_t i = 0; i < layout.height; ++i)
+        fill_line(layout, i, sample + c * job.input.c, job.input, job.h, job.w,
+                  lines + c * layout.plane() + i * layout.line());
+    for (int64_t r = 0; r < rows(job); ++r)
+      offsets[r] = r / taps(job) * layout.plane() + layout.offset(job.h, job.w, row, r % taps(job));
+    return {lines, job.h.step * layout.line()};
+  }
+
+  static bool in_place(const WeightJob& job) {
+    if (!std::is_same_v<S, T> || job.input.w != 1 || job.w.step != 1) return false;
+    return job.w.positions % lanes == 0 && inside(job.h) && inside(job.w);
+  }
+  static bool inside(const AxisMap& axis) {  // no tap meets the padding
+    for (int64_t t = 0; t < axis.taps; ++t)
+      if (axis.inner[t].first > 0 || axis.inner[t].second < axis.positions) return false;
+    return true;
+  }
+  static SourceLines own_lines(const WeightJob& job, const S* sample, int64_t row,
+                               int64_t* offsets) {
+    for (int64_t r = 0; r < rows(job); ++r) {
+      int64_t y = job.h.base[row] + job.h.offset[r % taps(job) / job.w.taps];
+      int64_t x = job.w.base[0] + job.w.offset[r % job.w.taps];
+      offsets[r] = r / taps(job) * job.input.c + y * job.input.h + x;
+    }
+    return {reinterpret_cast<const T*>(sample), job.h.step * job.input.h};
+  }
+
   static V masked(V value, Word32 mask) { return bits_as<V>(bits_as<Word32>(value) & mask); }
 
   // kTaps rows of the result by kFilters, over a block of the gradient's rows. Where fewer are
   // left, the last is done again, and not added.
-  static void add_products(const WeightJob& job, int64_t height, const LineLayout& layout,
-                           const T* lines, const int64_t* offsets, const T* grads,
-                           int64_t first_row, int64_t first_filter, T* sums) {
+  static void add_products(const WeightJob& job, int64_t height, const SourceLines& lines,
+                           const int64_t* offsets, const T* grads, int64_t first_row,
+                           int64_t first_filter, T* sums) {
     const T* at[kTaps];
     const T* with[kFilters];
-    for (int t = 0; t < kTaps; ++t) at[t] = lines + offsets[least(first_row + t, rows(job) - 1)];
+    for (int t = 0; t < kTaps; ++t)
+      at[t] = lines.data + offsets[least(first_row + t, rows(job) - 1)];
     for (int f = 0; f < kFilters; ++f)
       with[f] = grads + least(first_filter + f, job.filters - 1) * row_block(job) * width(job);
     int64_t whole = job.w.positions / lanes * lanes, rest = job.w.positions - whole;
@@ -129,7 +164,7 @@ struct LinesWeight {
     __builtin_memcpy(&mask, edge, sizeof(mask));
     V sum[kTaps][kFilters] = {};
     for (int64_t i = 0; i < height; ++i) {
-      int64_t line = i * job.h.step * layout.line(), row = i * width(job);
+      int64_t line = i * lines.step, row = i * width(job);
       for (int64_t j = 0; j < job.w.positions; j += lanes) {
         V g[kFilters];
         for (int f = 0; f < kFilters; ++f) g[f] = load<T>(with[f] + row + j);

@@ -4,8 +4,9 @@
 //     result[k][position] = Σ_c filter[k][c] · source[c][position]
 //
 // Vectors run along the positions. A panel of them is copied once a chunk of channels, so that its
-// lines stay in the L1 whatever their distance is, and serves all of the result's channels; sums
-// are kept in the result itself. Scratch a task: one panel, one tile for positions left over.
+// lines stay in the L1 whatever their distance is, and serves all of the result's channels; where
+// these are one tile, it reads the source itself. Sums are kept in the result. Scratch a task: one
+// panel, one tile for positions left over.
 
 constexpr int64_t kPointwisePanels = 8;  // of a task: they share a chunk of the filter
 
@@ -62,15 +63,21 @@ struct Pointwise {
       bool last = index + 1 == blocks.chunks.count();
       for (int64_t j = 0; j < count; j += width) {
         int64_t some = least(width, count - j);
-        copy_panel(source + chunk.channel * job.source.c + j, job.source.c, chunk.channels, some,
-                   panel);
+        const S* at = source + chunk.channel * job.source.c + j;
+        bool once = job.rows <= kRows && some % lanes == 0;
+        if (!once) copy_panel(at, job.source.c, chunk.channels, some, panel);
         for (int64_t m = 0; m < job.rows; m += kRows) {
           int64_t rows = least(kRows, job.rows - m);
           const T* a = filter + m * blocks.chunks.depth() + chunk.first * kRows;
           S* to = result + m * job.result.c + j;
-          if constexpr (std::is_same_v<S, T>)
-            multiply_panel(rows, some, chunk.channels, a, panel, to, job.result.c, index > 0,
-                           left_over);
+          if constexpr (std::is_same_v<S, T>) {
+            if (once)
+              multiply_panel(rows, some, chunk.channels, a, Strided<T>{at, job.source.c}, to,
+                             job.result.c, index > 0, left_over);
+            else
+              multiply_panel(rows, some, chunk.channels, a, Panel<T>{panel}, to, job.result.c,
+                             index > 0, left_over);
+          }
           if (last && job.bias) add_bias(job, group * job.rows + m, rows, some, to);
         }
       }
@@ -106,12 +113,13 @@ struct Pointwise {
   }
 
   // A tile of the result; of a panel that is not full by way of `left_over`.
-  static void multiply_panel(int64_t rows, int64_t count, int64_t depth, const T* a, const T* panel,
-                             T* to, int64_t stride, bool add, T* left_over) {
-    auto multiply = count > lanes ? tile_of<T, Rows::panels, 2, kRows, Panel<T>>
-                                  : tile_of<T, Rows::panels, 1, kRows, Panel<T>>;
-    if (count % lanes == 0) return multiply(rows, depth, a, 0, Panel<T>{panel}, to, stride, add);
-    multiply(rows, depth, a, 0, Panel<T>{panel}, left_over, width, false);
+  template <class B>
+  static void multiply_panel(int64_t rows, int64_t count, int64_t depth, const T* a, B panel, T* to,
+                             int64_t stride, bool add, T* left_over) {
+    auto multiply = count > lanes ? tile_of<T, Rows::panels, 2, kRows, B>
+                                  : tile_of<T, Rows::panels, 1, kRows, B>;
+    if (count % lanes == 0) return multiply(rows, depth, a, 0, panel, to, stride, add);
+    multiply(rows, depth, a, 0, panel, left_over, width, false);
     for (int64_t m = 0; m < rows; ++m)
       for (int64_t i = 0; i < count; ++i)
         to[m * stride + i] = left_over[m * width + i] + (add ? to[m * stride + i] : T(0));

@@ -9,7 +9,7 @@
 // each other as square blocks of channels by positions, transposed in registers. The padding
 // stands in the band, and lines fall apart by the stride as in LineLayout.
 
-constexpr int64_t kStepsOfTask = 8192;
+constexpr int64_t kStepsOfTask = 32768;
 constexpr int64_t kBandBytes = 1 << 17;  // of a band: half of a small second-level cache
 
 template <class T>
@@ -96,6 +96,11 @@ struct JoinedColumns {
   int64_t base_ = 0, reach_[2];
 };
 
+// The taps of a row from left to right, whichever way their offsets run.
+inline int64_t from_left(const AxisMap& w, int64_t s) {
+  return w.offset[0] > w.offset[w.taps - 1] ? w.taps - 1 - s : s;
+}
+
 template <class S>
 struct Band {
   using T = typename Compute<S>::type;
@@ -160,14 +165,16 @@ struct Band {
   int64_t plane() const { return layout.plane() * lanes; }
   T* line(int64_t i) const { return data + i * layout.line() * lanes; }
 
-  // Where the first position of `columns` in a row meets its terms, [depth][tap].
+  // Where the first position of `columns` in a row meets its terms, [depth][tap], the taps of each
+  // row from left to right.
   int64_t* find_offsets(int64_t depth, const AxisMap& columns, int64_t* offsets) const {
     for (int64_t d = 0; d < depth; ++d)
       for (int64_t r = 0; r < h.taps; ++r)
         for (int64_t s = 0; s < columns.taps; ++s)
-          *offsets++ = (copies > 1 ? d * plane() : d / lanes * plane() + d % lanes) +
-                       (h.offset[r] - low_offset(h)) * layout.line() * lanes +
-                       place[columns.base[0] + columns.offset[s] - layout.first_u];
+          *offsets++ =
+              (copies > 1 ? d * plane() : d / lanes * plane() + d % lanes) +
+              (h.offset[r] - low_offset(h)) * layout.line() * lanes +
+              place[columns.base[0] + columns.offset[from_left(columns, s)] - layout.first_u];
     return offsets;
   }
 
@@ -238,7 +245,10 @@ struct Band {
     for (int64_t k = i; k < i + count; ++k, from += strides.h) {
       T* to = line(k);
       if (plain && channels == lanes)
-        for (int64_t x = 0; x < width; ++x) store<T>(load<T>(from + x * step), to + at[x]);
+        for (int64_t x = 0; x < width; ++x) {
+          __builtin_prefetch(from + x * step + lanes, 0, 2);  // the next block's
+          store<T>(load<T>(from + x * step), to + at[x]);
+        }
       else
         for (int64_t x = 0; x < width; ++x)
           put(load_some<T>(from + x * step, channels), to + at[x]);

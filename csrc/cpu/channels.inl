@@ -5,9 +5,9 @@
 //                                                     band[offset(d, tap) + position][lane]
 //
 // or, where a group's channels fill half a vector or more, one element of the band for all lanes.
-// Some neighbours of a row stay in registers while the kernel walks the taps: a multiply-add for
-// each load. Scratch a task: the band, and as many pixels of the result where that is not written
-// at once.
+// Some neighbours of a row stay in registers while the kernel walks the taps; rows of the filter
+// that lie in the padding are left out. Scratch a task: the band, and as many pixels of the result
+// where that is not written at once.
 
 constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
@@ -28,19 +28,45 @@ inline auto met(const T* at) {
     return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
 
+// Taps of a row whose pixels lie beside each other share loads: this many, where 32 registers hold
+// the sums, their pixels and the filter.
+constexpr int kTogether = FULLCONV_VECTOR_BYTES == 64 ? 3 : 1;
+
+// A panel's filter, [depth][height][width]; of its rows, first to last - 1 meet the source.
+struct Terms {
+  int64_t depth, height, width, first, last;
+  bool neighbours;  // the taps of a row meet pixels beside each other
+};
+
+template <class T, int64_t LANES, Meets MEETS, int TAPS, int COUNT>
+inline void add_taps(const T* filter, const T* from, typename Some<T, LANES>::type (&sum)[COUNT]) {
+  decltype(met<T, LANES, MEETS>(from) + T()) pixel[COUNT + TAPS - 1];
+#pragma GCC unroll 16
+  for (int i = 0; i < COUNT + TAPS - 1; ++i)
+    pixel[i] = met<T, LANES, MEETS>(from + i * Vector<T>::lanes);
+#pragma GCC unroll 16
+  for (int s = 0; s < TAPS; ++s) {
+    auto f = *reinterpret_cast<const typename Some<T, LANES>::type*>(filter + s * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT; ++i) sum[i] += f * pixel[i + s];
+  }
+}
+
 template <class T, class C, int64_t LANES, Meets MEETS, int COUNT>
-void sum_across(int64_t terms, const T* filter, const T* from, const int64_t* offsets,
+void sum_across(const Terms& terms, const T* filter, const T* from, const int64_t* offsets,
                 const T* start, C* to, int64_t step) {
   using V = typename Some<T, LANES>::type;
   V sum[COUNT];
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i) sum[i] = *reinterpret_cast<const V*>(start);
-  for (int64_t k = 0; k < terms; ++k) {
-    V f = *reinterpret_cast<const V*>(filter + k * LANES);
-    const T* at = from + offsets[k];
-#pragma GCC unroll 16
-    for (int i = 0; i < COUNT; ++i) sum[i] += f * met<T, LANES, MEETS>(at + i * Vector<T>::lanes);
-  }
+  for (int64_t d = 0; d < terms.depth; ++d)
+    for (int64_t r = terms.first; r < terms.last; ++r) {
+      int64_t k = (d * terms.height + r) * terms.width, end = k + terms.width;
+      if (kTogether > 1 && terms.neighbours)
+        for (; k + kTogether <= end; k += kTogether)
+          add_taps<T, LANES, MEETS, kTogether>(filter + k * LANES, from + offsets[k], sum);
+      for (; k < end; ++k) add_taps<T, LANES, MEETS, 1>(filter + k * LANES, from + offsets[k], sum);
+    }
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i)
     if constexpr (LANES == Vector<T>::lanes)
@@ -50,23 +76,13 @@ void sum_across(int64_t terms, const T* filter, const T* from, const int64_t* of
 }
 
 template <class T, class C, int64_t LANES, Meets MEETS, int COUNT = kAcross>
-void sum_some(int64_t count, int64_t terms, const T* filter, const T* from, const int64_t* offsets,
-              const T* start, C* to, int64_t step) {
+void sum_some(int64_t count, const Terms& terms, const T* filter, const T* from,
+              const int64_t* offsets, const T* start, C* to, int64_t step) {
   if constexpr (COUNT > 1)
     if (count < COUNT)
       return sum_some<T, C, LANES, MEETS, COUNT - 1>(count, terms, filter, from, offsets, start, to,
                                                      step);
   sum_across<T, C, LANES, MEETS, COUNT>(terms, filter, from, offsets, start, to, step);
-}
-
-// A row of positions, in even pieces.
-template <class T, class C, int64_t LANES, Meets MEETS>
-void sum_row(int64_t positions, int64_t terms, const T* filter, const T* from,
-             const int64_t* offsets, const T* start, C* to, int64_t step) {
-  int64_t piece = quotient_up(positions, quotient_up(positions, kAcross));
-  for (int64_t j = 0; j < positions; j += piece)
-    sum_some<T, C, LANES, MEETS>(least(piece, positions - j), terms, filter,
-                                 from + j * Vector<T>::lanes, offsets, start, to + j * step, step);
 }
 
 template <class S>
@@ -110,7 +126,7 @@ struct Channels {
           for (int64_t r = 0; r < job.h.taps; ++r) {
             const S* at = row + d * filter.depth + job.h.tap[r] * filter.r;
             for (int64_t s = 0; s < w->taps; ++s, lane += width)
-              *lane = widen(at[w->tap[s] * filter.s]);
+              *lane = widen(at[w->tap[from_left(*w, s)] * filter.s]);
           }
     }
     for (int64_t k = 0; k < terms(job); ++k, to += width)
@@ -202,11 +218,11 @@ struct Channels {
         if constexpr (stores)
           if (direct) {
             S* to = result + channel + job.h.position[row + i] * out.h;
-            run_row<LANES, MEETS>(job, filter, from, offsets, bias, to, pixel);
+            run_row<LANES, MEETS>(job, row + i, filter, from, offsets, bias, to, pixel);
             continue;
           }
         T* to = pixels + channel / lanes * plane + i * columns * lanes + channel % lanes;
-        run_row<LANES, MEETS>(job, filter, from, offsets, bias, to, pixel);
+        run_row<LANES, MEETS>(job, row + i, filter, from, offsets, bias, to, pixel);
       }
     }
     if (direct) return;
@@ -215,22 +231,36 @@ struct Channels {
                        columns, pixels);
   }
 
-  // A row of a panel, one map of its columns after the other.
+  // A row of a panel, one map of its columns after the other, each in even pieces.
   template <int64_t LANES, Meets MEETS, class C>
-  static void run_row(const CorrelateJob& job, const T* filter, const T* from,
+  static void run_row(const CorrelateJob& job, int64_t row, const T* filter, const T* from,
                       const int64_t* offsets, const T* bias, C* to, int64_t pixel) {
+    Terms terms = terms_of(job, row);
     for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
-      int64_t terms = job.depth * job.h.taps * w->taps;
-      if (w->position_step > 0)
-        sum_row<T, C, LANES, MEETS>(w->positions, terms, filter, from, offsets, bias,
-                                    to + w->position[0] * pixel, w->position_step * pixel);
-      else  // columns that no tap reaches
-        for (int64_t j = 0; j < w->positions; ++j)
-          sum_row<T, C, LANES, MEETS>(1, terms, filter, from, offsets, bias,
-                                      to + w->position[j] * pixel, pixel);
-      filter += terms * LANES;
-      offsets += terms;
+      terms.width = w->taps;
+      terms.neighbours = w->taps > 1 && offsets[1] - offsets[0] == lanes;
+      int64_t piece = quotient_up(w->positions, quotient_up(w->positions, kAcross));
+      if (w->position_step == 0) piece = 1;  // columns that no tap reaches
+      for (int64_t j = 0; j < w->positions; j += piece)
+        sum_some<T, C, LANES, MEETS>(least(piece, w->positions - j), terms, filter,
+                                     from + j * lanes, offsets, bias, to + w->position[j] * pixel,
+                                     w->position_step * pixel);
+      int64_t all = job.depth * job.h.taps * w->taps;
+      filter += all * LANES;
+      offsets += all;
     }
+  }
+
+  // Rows of the filter that lie in the padding add nothing but what a NaN or Inf times 0 is.
+  static Terms terms_of(const CorrelateJob& job, int64_t row) {
+    Terms terms{job.depth, job.h.taps, 0, 0, job.h.taps, false};
+    if (*job.special) return terms;
+    auto zero = [&](int64_t r) {
+      return shown_source(job.h, job.h.base[row] + job.h.offset[r]) < 0;
+    };
+    while (terms.first < terms.last && zero(terms.first)) ++terms.first;
+    while (terms.first < terms.last && zero(terms.last - 1)) --terms.last;
+    return terms;
   }
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;

@@ -11,6 +11,7 @@
 #include <future>
 #include <memory>
 #include <new>
+#include <vector>
 
 namespace fullconv::cpu {
 
@@ -61,9 +62,16 @@ inline const int forks_are_seen = pthread_atfork(nullptr, nullptr, [] { forked =
 
 constexpr int64_t kCopying = 16;  // multiply-adds in the time that it takes to copy a byte
 
-// Calls task(index, scratch) for each index below `tasks`. Workers take the next task when they are
-// free: who does which changes nothing in the result. `work` counts the multiply-adds of all
-// tasks: waking a thread is worth it from some ten microseconds of them.
+// The tasks that a worker begins with: so it finds in its caches what it wrote in the layer before.
+// When it is done with its own it takes those that others have left.
+struct alignas(64) Range {
+  std::atomic<int64_t> next;
+  int64_t end;
+};
+
+// Calls task(index, scratch) for each index below `tasks`. Which worker does which changes nothing
+// in the result. `work` counts the multiply-adds of all tasks: waking a thread is worth it from
+// some ten microseconds of them.
 template <class F>
 void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
   constexpr int64_t work_of_a_thread = 1 << 19;
@@ -76,12 +84,20 @@ void for_tasks(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
     for (int64_t index = 0; index < tasks; ++index) task(index, memory);
     return;
   }
-  std::atomic<int64_t> next{0};
+  std::vector<Range> ranges(workers);
+  for (int64_t w = 0; w < workers; ++w) {
+    ranges[w].next = tasks * w / workers;
+    ranges[w].end = tasks * (w + 1) / workers;
+  }
   auto work_together = [&] {
     torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker)
-        for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-          task(index, memory + worker * scratch);
+        for (int64_t other = 0; other < workers; ++other) {
+          Range& range = ranges[(worker + other) % workers];
+          for (int64_t index;
+               (index = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;)
+            task(index, memory + worker * scratch);
+        }
     });
   };
   if (forked)

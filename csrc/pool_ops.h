@@ -35,6 +35,13 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return {tensor.sizes().begin(), tensor.sizes().end()};
 }
 
+// An empty tensor of the same dtype, size and memory layout.
+inline Tensor empty_as(const Tensor& tensor) {
+  if (!tensor.is_contiguous()) return torch::stable::empty_like(tensor);
+  return empty_strided(sizes_of(tensor), {tensor.strides().begin(), tensor.strides().end()},
+                       tensor.scalar_type(), tensor);
+}
+
 inline Strided strided(const Tensor& tensor) {
   return {data_of(tensor), {tensor.strides().begin(), tensor.strides().end()}};
 }
@@ -90,7 +97,7 @@ struct PoolOps {
   static Tensor relu(Tensor input) {
     check_like(input, input);
     Element element = element_of(input);
-    Tensor result = torch::stable::empty_like(input);
+    Tensor result = empty_as(input);
     Device(input).relu(element, sizes_of(input), strided(input), nullptr, strided(result));
     return result;
   }
@@ -106,7 +113,7 @@ struct PoolOps {
     check_like(grad, output);
     check(sizes_of(grad) == sizes_of(output), "the output gradient must have the output's size");
     Element element = element_of(output);
-    Tensor result = torch::stable::empty_like(output);
+    Tensor result = empty_as(output);
     Strided given = strided(grad);
     Device(output).relu(element, sizes_of(output), strided(output), &given, strided(result));
     return result;

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -44,18 +46,31 @@ inline bool is_channels_last(const Tensor& tensor) {
 }
 
 // An empty tensor beside another, or an error that tells the size that there is no memory for.
+inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                            ScalarType dtype, const Tensor& like) {
+  using torch::stable::detail::from, torch::stable::detail::to;
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle result;
+  if (!aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                                to<int32_t>(from(dtype)), device_type, device_index, &result))
+    return Tensor(result);
+  std::string sizes;
+  for (int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+  throw std::runtime_error("torch_fullconv: can't allocate memory for a tensor of [" + sizes + "]");
+}
+
 inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like,
                     bool channels_last) {
-  try {
-    return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
-                                channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                              : torch::headeronly::MemoryFormat::Contiguous);
-  } catch (const std::exception&) {
-    std::string sizes;
-    for (int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
-    throw std::runtime_error("torch_fullconv: can't allocate memory for a tensor of [" + sizes +
-                             "]");
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    size_t axis = channels_last ? std::array{1, 3, 2, 0}[i] : shape.size() - 1 - i;
+    strides[axis] = stride;
+    stride *= std::max<int64_t>(shape[axis], channels_last ? 0 : 1);
   }
+  return empty_strided(shape, strides, dtype, like);
 }
 
 // ops.py's _empty: channels_last where one of the operands is.

@@ -44,7 +44,8 @@ def _index(name: str, value: Any) -> int:
 
 def integer(name: str, value: Any, too_large: type[Exception] = ValueError) -> int:
     """An int of 64 bits."""
-    value = _index(name, value)
+    if type(value) is not int:
+        value = _index(name, value)
     if not _INT64_MIN <= value <= _INT64_MAX:
         raise too_large(f"{name}={value} does not fit into 64 bits")
     return value
@@ -64,19 +65,28 @@ def _integers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence[int]:
 
 def pair(name: str, value: Any) -> tuple[int, int]:
     """One value for each axis: of an int, or of one or two of them."""
-    if type(value) is int and _INT64_MIN <= value <= _INT64_MAX:
-        return value, value
+    first, last = value if type(value) is tuple and len(value) == 2 else (value, value)
+    if (
+        type(first) is int
+        and type(last) is int
+        and _INT64_MIN <= first <= _INT64_MAX
+        and _INT64_MIN <= last <= _INT64_MAX
+    ):
+        return first, last
     values = _integers(name, value, (1, 2))
     return values[0], values[-1]
 
 
 def four_sides(padding: Any) -> tuple[int, int, int, int]:
     """(left, right, top, bottom) of an int, one for each axis (rows first), or these four."""
-    values = _integers("padding", padding, (1, 2, 4))
-    if len(values) == 4:
-        left, right, top, bottom = values
-        return left, right, top, bottom
-    return values[-1], values[-1], values[0], values[0]
+    if isinstance(padding, (tuple, list)) and len(padding) != 2:
+        values = _integers("padding", padding, (1, 2, 4))
+        if len(values) == 4:
+            left, right, top, bottom = values
+            return left, right, top, bottom
+        padding = values[0]
+    rows, columns = pair("padding", padding)
+    return columns, columns, rows, rows
 
 
 def sizes(name: str, value: Any) -> tuple[int, int, int, int]:
@@ -172,7 +182,7 @@ def _kind(tensor: Tensor) -> str:
 
 def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on and casts this tensor: a real one, but float64."""
-    device = tensor.device.type
+    device = "cpu" if tensor.is_cpu else tensor.device.type
     return (
         device != "meta"
         and torch.is_autocast_enabled(device)

@@ -114,11 +114,12 @@ def check_windows(function: str, input: Tensor, windows: Windows) -> None:
 
 def _fit(shape: torch.Size, windows: Windows) -> bool:
     """Whether all numbers are good, and no window is larger than the padded input."""
+    r, s, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, _ = windows
     return (
         len(shape) in (3, 4)
         and shape[-3] > 0
-        and _axis_fits(shape[-2], *windows[0:8:2])
-        and _axis_fits(shape[-1], *windows[1:8:2])
+        and _axis_fits(shape[-2], r, stride_h, pad_h, dilation_h)
+        and _axis_fits(shape[-1], s, stride_w, pad_w, dilation_w)
     )
 
 

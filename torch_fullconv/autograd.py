@@ -42,8 +42,8 @@ def _add(*terms: Tensor | None) -> Tensor | None:
     return sum(present[1:], start=present[0]) if present else None
 
 
-def _segments(filter: Tensor) -> int | None:
-    return filter.shape[0] if filter.dim() == 5 else None
+def _segments(filter: torch.Size) -> int | None:
+    return filter[0] if len(filter) == 5 else None
 
 
 def _differentiable(jvp: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ def _primals(ctx: Any) -> list[Tensor]:
 
 
 def _conj(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.conj()
+    return tensor.conj() if tensor is not None and tensor.dtype.is_complex else tensor
 
 
 def _along_channels(bias: Tensor, shape: torch.Size) -> Tensor:
@@ -146,9 +146,12 @@ class _Operation(Function):
             return cls._recorded(*_flat(args))
         if transformed():
             return super().apply(*args)
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            # As super().apply, which binds the arguments to forward's signature at every call.
-            return super(Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
+        if torch.is_grad_enabled():
+            for arg in args:
+                if isinstance(arg, Tensor) and arg.requires_grad:
+                    # As super().apply, which binds the arguments to forward's signature each time.
+                    alive = unwrap_dead_wrappers(args)
+                    return super(Function, cls).apply(*alive)  # type: ignore[misc]
         if torch.compiler.is_compiling():  # a dual level inside a graph does not show above
             return super().apply(*args)
         return cls.forward(*args)
@@ -204,9 +207,9 @@ class Correlate(_Operation):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, filter, _, ctx.geometry = inputs
         ctx.set_materialize_grads(False)
-        ctx.input_size, ctx.output_shape = input.shape[2:], output.shape
-        ctx.kernel, ctx.segments = filter.shape[-2:], _segments(filter)
-        for_input, for_filter = ctx.needs_input_grad[:2]
+        ctx.input_shape, ctx.filter_shape = input.shape, filter.shape
+        ctx.output_shape = output.shape
+        for_input, for_filter, *_ = ctx.needs_input_grad
         ctx.save_for_backward(input if for_filter else None, filter if for_input else None)
         ctx.save_for_forward(input, filter)
 
@@ -215,14 +218,16 @@ class Correlate(_Operation):
         if grad is None:
             return None, None, None, None
         input, filter = map(_conj, ctx.saved_tensors)
-        for_input, for_filter, for_bias = ctx.needs_input_grad[:3]
+        for_input, for_filter, for_bias, _ = ctx.needs_input_grad
         grad_input = grad_filter = None
         if for_input and for_filter:
             grad_input, grad_filter = Gradients.apply(input, filter, grad, ctx.geometry)
         elif for_input:
-            grad_input = FullConvolve.apply(grad, filter, None, ctx.geometry, ctx.input_size)
+            size = ctx.input_shape[2:]
+            grad_input = FullConvolve.apply(grad, filter, None, ctx.geometry, size)
         elif for_filter:
-            grad_filter = CorrelateWeight.apply(input, grad, ctx.geometry, ctx.kernel, ctx.segments)
+            kernel, segments = ctx.filter_shape[-2:], _segments(ctx.filter_shape)
+            grad_filter = CorrelateWeight.apply(input, grad, ctx.geometry, kernel, segments)
         return grad_input, grad_filter, ChannelSum.apply(grad) if for_bias else None, None
 
     @staticmethod
@@ -258,8 +263,7 @@ class FullConvolve(_Operation):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad, filter, _, ctx.geometry, ctx.input_size = inputs
         ctx.set_materialize_grads(False)
-        ctx.output_shape = output.shape
-        ctx.kernel, ctx.segments = filter.shape[-2:], _segments(filter)
+        ctx.filter_shape, ctx.output_shape = filter.shape, output.shape
         for_grad, for_filter = ctx.needs_input_grad[:2]
         ctx.save_for_backward(grad if for_filter else None, filter if for_grad else None)
         ctx.save_for_forward(grad, filter)
@@ -274,9 +278,8 @@ class FullConvolve(_Operation):
         if for_grad:
             grad_grad = Correlate.apply(cotangent, filter, None, ctx.geometry)
         if for_filter:
-            grad_filter = CorrelateWeight.apply(
-                cotangent, grad, ctx.geometry, ctx.kernel, ctx.segments
-            )
+            kernel, segments = ctx.filter_shape[-2:], _segments(ctx.filter_shape)
+            grad_filter = CorrelateWeight.apply(cotangent, grad, ctx.geometry, kernel, segments)
         return grad_grad, grad_filter, ChannelSum.apply(cotangent) if for_bias else None, None, None
 
     @staticmethod
@@ -400,7 +403,7 @@ class Gradients(_Operation):
             grad_input = FullConvolve.apply(grad, to_filter, None, geometry, sizes[0])
         if for_filter and to_input is not None:
             grad_filter = CorrelateWeight.apply(
-                to_input, grad, geometry, sizes[1], _segments(filter)
+                to_input, grad, geometry, sizes[1], _segments(filter.shape)
             )
         if for_grad:
             grad_grad = _add(
@@ -413,7 +416,7 @@ class Gradients(_Operation):
     @_differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_grad: Any, _: Any) -> tuple[Tensor, Tensor]:
         input, filter, grad = _primals(ctx)
-        size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter))
+        size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter.shape))
         to_input, to_filter = torch.zeros_like(input), torch.zeros_like(filter)
         if d_grad is not None:
             to_input, to_filter = Gradients.apply(input, filter, d_grad, ctx.geometry)

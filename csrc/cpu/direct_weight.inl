@@ -17,16 +17,27 @@ constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
 
+// Gradients of a panel: elements of a position are neighbours, positions `step` apart.
+template <class E>
+struct PanelGrads {
+  const E* at;
+  int64_t line, step;
+
+  PanelGrads from(int64_t row, int64_t column) const {
+    return {at + row * line + column * step, line, step};
+  }
+};
+
 template <class E, int ROWS, int VECTORS>
-void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_t step, const E* b,
-                 int64_t b_line, typename Sum<E>::type* c) {
+void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_t step,
+                 PanelGrads<E> b, typename Sum<E>::type* c) {
   using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   V sum[ROWS][VECTORS] = {};
-  for (int64_t i = 0; i < rows; ++i, a += line, b += b_line) {
-    const E *at = a, *with = b;
-    for (int64_t j = 0; j < columns; ++j, at += step, with += kColumns<E>) {
+  for (int64_t i = 0; i < rows; ++i, a += line, b.at += b.line) {
+    const E *at = a, *with = b.at;
+    for (int64_t j = 0; j < columns; ++j, at += step, with += b.step) {
       typename Vector<E>::type grads[VECTORS];
       for (int v = 0; v < VECTORS; ++v) grads[v] = load<E>(with + v * lanes);
 #pragma GCC unroll 16
@@ -42,11 +53,11 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
 
 template <class E, int VECTORS, int ROWS = kRows>
 void weight_tile_of(int64_t some, int64_t rows, int64_t columns, const E* a, int64_t line,
-                    int64_t step, const E* b, int64_t b_line, typename Sum<E>::type* c) {
+                    int64_t step, PanelGrads<E> b, typename Sum<E>::type* c) {
   if constexpr (ROWS > 1)
     if (some < ROWS)
-      return weight_tile_of<E, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, b_line, c);
-  weight_tile<E, ROWS, VECTORS>(rows, columns, a, line, step, b, b_line, c);
+      return weight_tile_of<E, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, c);
+  weight_tile<E, ROWS, VECTORS>(rows, columns, a, line, step, b, c);
 }
 
 template <class S>
@@ -162,10 +173,11 @@ struct DirectWeight {
       fill_padded(block, job.h.base[row] + block.low_h, input_row, job.input.c, job.input.w, job.w,
                   place.channels, padded, place.channels, input_end);
       for (int64_t panel = 0; panel < place.panels; ++panel) {
-        pack_grads(job, place.panel + panel, count / pair, pair,
-                   grad + n * job.grad.n + row * job.grad.h, grads, grad_end);
-        add_products(job, blocks, place, block, padded, row, count / pair, pair, grads,
-                     columns_of(job, place.panel + panel),
+        int64_t columns = columns_of(job, place.panel + panel);
+        const S* from = grad + n * job.grad.n + row * job.grad.h +
+                        (place.panel + panel) * kColumns<T> * job.grad.c;
+        add_products(job, blocks, place, block, padded, row, count / pair, pair,
+                     panel_grads(job, columns, count / pair, pair, from, grads, grad_end), columns,
                      sums + panel * place.channels * blocks.taps * kColumns<T>);
       }
     }
@@ -212,13 +224,16 @@ struct DirectWeight {
     return elements<E>(blocks.row_block) * job.w.positions * kColumns<E>;
   }
 
-  // Gradients of some rows to [position][column of the panel]; behind the columns lie zeros. `rows`
-  // and positions are elements, of `pair` rows each.
-  static void pack_grads(const WeightJob& job, int64_t panel, int64_t rows, int64_t pair,
-                         const S* grad, E* to, const S* end) {
-    int64_t columns = columns_of(job, panel), width = job.w.positions;
+  // A panel's gradients of some rows: where they lie, if whole vectors of them do, or copied to
+  // [position][column]; behind the columns lie zeros. `rows` and positions are elements, of `pair`
+  // rows each.
+  static PanelGrads<E> panel_grads(const WeightJob& job, int64_t columns, int64_t rows,
+                                   int64_t pair, const S* grad, E* to, const S* end) {
+    if constexpr (std::is_same_v<S, E>)
+      if (job.grad.c == 1 && columns % lanes == 0) return {grad, job.grad.h, job.grad.w};
+    int64_t width = job.w.positions;
+    PanelGrads<E> packed{to, width * kColumns<T>, kColumns<T>};
     if (columns < kColumns<T>) clear(to, 1, rows * width * kColumns<T>);
-    grad += panel * kColumns<T> * job.grad.c;
     for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>) {
       Source<S, E> row =
           Source<S, E>::lines(grad, job.grad.h, i * pair, pair > 1 ? i * pair + 1 : -1);
@@ -228,12 +243,13 @@ struct DirectWeight {
         for (int64_t j = 0; j < width; ++j)
           copy(to + j * kColumns<T>, 1, row + j * job.grad.w, 1, columns);
     }
+    return packed;
   }
 
   // Adds one panel's products over a block of rows, chain by chain.
   static void add_products(const WeightJob& job, const Blocks& blocks, const Place& place,
                            const PaddedBlock& block, const E* padded, int64_t row, int64_t rows,
-                           int64_t pair, const E* grads, int64_t columns, T* sums) {
+                           int64_t pair, PanelGrads<E> grads, int64_t columns, T* sums) {
     int64_t step = job.w.step * place.channels;
     int64_t line = pair * job.h.step * block.width * place.channels;
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
@@ -242,7 +258,7 @@ struct DirectWeight {
     int64_t run = together * place.channels;  // neighbours in the block and in the sums
     int64_t tile = quotient_up(run, quotient_up(run, kRows));
     auto multiply = columns > lanes ? weight_tile_of<E, 2> : weight_tile_of<E, 1>;
-    bool skips = job.h.padding == Padding::zeros && finite(grads, rows * job.w.positions);
+    bool skips = job.h.padding == Padding::zeros && finite(grads, rows, job.w.positions, columns);
     for (int64_t i = 0; i < rows; i += blocks.chain) {
       int64_t height = least(blocks.chain, rows - i);
       for (int64_t r = 0; r < job.h.taps; ++r)
@@ -257,18 +273,19 @@ struct DirectWeight {
           }
           if (skips && together == 1) left = job.w.inner[s].first, right = job.w.inner[s].second;
           const E* at = padded + tap * place.channels + top * line + left * step;
-          const E* with = grads + (top * job.w.positions + left) * kColumns<T>;
           T* to = sums + (r * job.w.taps + s) * place.channels * kColumns<T>;
           for (int64_t m = 0; m < run && top < bottom && left < right; m += tile)
-            multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step, with,
-                     job.w.positions * kColumns<T>, to + m * kColumns<T>);
+            multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step,
+                     grads.from(top, left), to + m * kColumns<T>);
         }
     }
   }
 
-  static bool finite(const E* values, int64_t positions) {
+  static bool finite(PanelGrads<E> grads, int64_t rows, int64_t width, int64_t columns) {
     Special<E> special;
-    for (int64_t i = 0; i < positions * kColumns<T>; i += lanes) special.see(load<E>(values + i));
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < width; ++j)
+        for (int64_t k = 0; k < columns; k += lanes) special.see(load<E>(grads.from(i, j).at + k));
     return !special.any();
   }
 

@@ -193,6 +193,29 @@ def test_every_cell_term_and_place_is_the_kernels(page: Page, name: str) -> None
         assert len(laid) == len(products)
 
 
+def test_padding_may_have_more_at_the_end(page: Page) -> None:
+    """As 'same' has it for an even filter; then the page has a field for it."""
+    page.open(explain("the post's"))
+    assert not page.run("return id('surplus-0').checkVisibility()")
+    page.open(tfc.explain(Shape((4, 5), (2, 4), padding="same", dilation=(1, 3))))
+    assert "48 of 48 numbers are the same" in page.text("agreement")
+    for padding in ((4, 5, 0, 1), (4, 6, 0, 3)):
+        page.run(
+            "set(id('surplus-0'), arguments[0]); set(id('surplus-1'), arguments[1])",
+            padding[3] - padding[2],
+            padding[1] - padding[0],
+        )
+        numbers = {view: page.numbers(view) for view in ("O", "dF", "gather", "scatter")}
+        options = {"padding": padding, "dilation": (1, 3)}
+        expected = by_the_kernels(numbers["O"] | {"dO": numbers["dF"]["dO"]}, options)
+        for view, found in numbers.items():
+            name = {"gather": "dX", "scatter": "dX"}.get(view, view)
+            assert torch.equal(found[name], expected[name]), view
+        computed: dict[str, Any] = {}
+        exec(page.text("code"), computed)
+        assert all(torch.equal(computed[name], expected[name]) for name in expected)
+
+
 def test_given_numbers_are_compared_with_the_kernels(page: Page, monkeypatch) -> None:
     page.open(explain("strided"))
     assert "43 of 43 numbers are the same" in page.text("agreement")
@@ -233,7 +256,7 @@ def test_rounding_is_no_disagreement(page: Page, dtype: torch.dtype) -> None:
     [
         ({"input": (13, 5)}, "shows a size of 1 to 12, not 13"),
         ({"dilation": (1, 4)}, "shows a dilation of 1 to 3, not 4"),
-        ({"padding": (0, 1, 0, 0)}, "both sides alike"),
+        ({"padding": (1, 0, 0, 0)}, "shows a surplus of 0 to 4, not -1"),
         ({"padding": 1, "padding_mode": "reflect"}, "pads with zeros"),
     ],
 )

@@ -27,6 +27,7 @@ LIMITS = {
     "stride": (1, 4),
     "padding": (0, 4),
     "dilation": (1, 3),
+    "surplus": (0, 4),  # padding at the end, more than at the start
 }
 
 
@@ -71,11 +72,10 @@ def _axes(pair: Explanation) -> list[dict[str, int]]:
     g = _geometry(pair.filter, kernel=kernel, **pair.options)
     if g.padding_mode != 0:
         raise ValueError(f"the page pads with zeros, not by {pair.options['padding_mode']!r}")
-    if (g.pad_top, g.pad_left) != (g.pad_bottom, g.pad_right):
-        raise ValueError(f"the page pads both sides alike, not by {pair.options['padding']}")
+    surplus = g.pad_bottom - g.pad_top, g.pad_right - g.pad_left
     fields = (
-        (sizes[0], kernel[0], g.stride_h, g.pad_top, g.dilation_h),
-        (sizes[1], kernel[1], g.stride_w, g.pad_left, g.dilation_w),
+        (sizes[0], kernel[0], g.stride_h, g.pad_top, g.dilation_h, surplus[0]),
+        (sizes[1], kernel[1], g.stride_w, g.pad_left, g.dilation_w, surplus[1]),
     )
     axes = [dict(zip(LIMITS, values, strict=True)) for values in fields]
     for axis in axes:

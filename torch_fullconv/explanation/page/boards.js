@@ -9,7 +9,7 @@ const captions = {
   padded: (name) =>
     letter(name) +
     (name === "dX" ? " so far" : "") +
-    (state.layer.some((axis) => axis.padding) ? ", with its padding" : ""),
+    (state.layer.some((axis) => axis.padding + axis.surplus) ? ", with its padding" : ""),
   plain: (name) => letter(name),
   spread: (name) => {
     const between = state.layer.some((axis) => axis.stride > 1);

@@ -4,8 +4,9 @@
 // page shows is read off that list.
 
 /** The number of outputs along one axis. */
-function outputs({ size, kernel, stride, padding, dilation }) {
-  return Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1;
+function outputs({ size, kernel, stride, padding, dilation, surplus }) {
+  const padded = size + 2 * padding + surplus;
+  return Math.floor((padded - dilation * (kernel - 1) - 1) / stride) + 1;
 }
 
 /** Every [i, r, x] along one axis: output i meets input x through filter tap r. */
@@ -97,7 +98,7 @@ function boardAxis(kind, name, axis) {
   const inside = (index) => (index >= 0 && index < count ? index : null);
   if (kind === "plain") return { first: 0, last: count - 1, at: inside };
   if (kind === "padded")
-    return { first: -axis.padding, last: count - 1 + axis.padding, at: inside };
+    return { first: -axis.padding, last: count - 1 + axis.padding + axis.surplus, at: inside };
   return {
     // spread: stride - 1 zeros between the elements, and as many around as taps can reach
     first: Math.min(0, axis.padding - axis.dilation * (axis.kernel - 1)),

@@ -123,7 +123,16 @@ function writeProof() {
       .map((row) => `[${row.slice(0, sizes[name][1]).join(", ")}]`)
       .join(",\n" + " ".repeat(9 + 6 + name.length));
   const tensor = (name) => `${name} = torch.tensor([${rows(name)}], dtype=torch.float64)`;
-  const pair = (field) => `${field}=(${state.layer.map((axis) => axis[field]).join(", ")})`;
+  const tuple = (field, values) => `${field}=(${values.join(", ")})`;
+  const pair = (field) =>
+    tuple(
+      field,
+      state.layer.map((axis) => axis[field]),
+    );
+  const sides = (axis) => [axis.padding, axis.padding + axis.surplus];
+  const padding = state.layer.some((axis) => axis.surplus)
+    ? tuple("padding", state.layer.toReversed().flatMap(sides)) // left, right, top, bottom
+    : pair("padding");
   byId("code").textContent = [
     "import torch",
     "import torch_fullconv.functional as fc",
@@ -131,7 +140,7 @@ function writeProof() {
     tensor("X"),
     tensor("F"),
     tensor("dO"),
-    `layer = dict(${["stride", "padding", "dilation"].map(pair).join(", ")})`,
+    `layer = dict(${pair("stride")}, ${padding}, ${pair("dilation")})`,
     "",
     "x, f, g = X[None, None], F[None, None], dO[None, None]  # one sample, one channel, one filter",
     "O = fc.conv2d(x, f, **layer)[0, 0]",
@@ -214,6 +223,7 @@ function fillControls() {
 
 function makeControls() {
   const axes = ["rows", "columns"];
+  const uneven = given.layer.some((axis) => axis.surplus); // few layers are: the others do not ask
   for (const field of FIELDS) {
     const [min, max] = given.limits[field];
     const inputs = axes.map((name, k) =>
@@ -229,7 +239,7 @@ function makeControls() {
     byId("sizes").append(
       make(
         "fieldset",
-        {},
+        { hidden: field === "surplus" && !uneven },
         make("legend", {}, CAPTIONS[field]),
         inputs[0],
         make("span", { ariaHidden: "true" }, "×"),
@@ -245,7 +255,7 @@ function makeControls() {
       ),
     );
   });
-  const plain = { stride: 1, padding: 0, dilation: 1 };
+  const plain = { stride: 1, padding: 0, dilation: 1, surplus: 0 };
   const examples = {
     "3×3 by 2×2": { ...plain, size: 3, kernel: 2 },
     "Stride 2": { ...plain, size: 5, kernel: 3, stride: 2 },

@@ -2,13 +2,14 @@
 // What the reader has chosen, what follows from it, and how things are named.
 
 const given = JSON.parse(document.getElementById("given").textContent);
-const FIELDS = ["size", "kernel", "stride", "padding", "dilation"];
+const FIELDS = ["size", "kernel", "stride", "padding", "dilation", "surplus"];
 const CAPTIONS = {
   size: "Input",
   kernel: "Filter",
   stride: "Stride",
   padding: "Padding",
   dilation: "Dilation",
+  surplus: "More padding at the end",
 };
 
 const state = {
@@ -19,10 +20,10 @@ const state = {
   chosen: [0, 0],
 };
 
-/** The matrix continued with small integers, as far as the fields let O grow (12 + 4 + 4). */
+/** The matrix continued with small integers, as far as the fields let O grow (12 + 4 + 4 + 4). */
 function grown(matrix) {
-  return range(20).map((r) =>
-    range(20).map((c) => matrix[r]?.[c] ?? ((3 * r + 5 * c + r * c) % 7) - 2),
+  return range(24).map((r) =>
+    range(24).map((c) => matrix[r]?.[c] ?? ((3 * r + 5 * c + r * c) % 7) - 2),
   );
 }
 

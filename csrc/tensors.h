@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "huge_pages.h"
+
 namespace fullconv {
 
 using torch::headeronly::ScalarType;
@@ -54,8 +56,12 @@ inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle result;
   if (!aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-                                to<int32_t>(from(dtype)), device_type, device_index, &result))
-    return Tensor(result);
+                                to<int32_t>(from(dtype)), device_type, device_index, &result)) {
+    Tensor tensor(result);
+    if (tensor.is_cpu())
+      ask_for_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size());
+    return tensor;
+  }
   std::string sizes;
   for (int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
   throw std::runtime_error("torch_fullconv: can't allocate memory for a tensor of [" + sizes + "]");

@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -88,8 +89,8 @@ def test_callers_at_once_with_threads_of_their_own(alone):
 
 def openmp() -> ctypes.CDLL:
     """The OpenMP runtime that torch uses."""
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    found = sorted({line.split()[-1] for line in maps if "omp" in Path(line.split()[-1]).name})
+    paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    found = [path for path in sorted(paths) if re.match("lib[gi]?omp", Path(path).name)]
     return ctypes.CDLL(found[0])
 
 

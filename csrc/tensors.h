@@ -47,6 +47,12 @@ inline bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+[[noreturn]] inline void no_memory(const std::vector<int64_t>& shape) {
+  std::string sizes;
+  for (int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+  throw std::runtime_error("torch_fullconv: can't allocate memory for a tensor of [" + sizes + "]");
+}
+
 // An empty tensor beside another, or an error that tells the size that there is no memory for.
 inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
                             ScalarType dtype, const Tensor& like) {
@@ -55,16 +61,13 @@ inline Tensor empty_strided(const std::vector<int64_t>& shape, const std::vector
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle result;
-  if (!aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-                                to<int32_t>(from(dtype)), device_type, device_index, &result)) {
-    Tensor tensor(result);
-    if (tensor.is_cpu())
-      ask_for_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size());
-    return tensor;
-  }
-  std::string sizes;
-  for (int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
-  throw std::runtime_error("torch_fullconv: can't allocate memory for a tensor of [" + sizes + "]");
+  if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               to<int32_t>(from(dtype)), device_type, device_index, &result))
+    no_memory(shape);
+  Tensor tensor(result);
+  if (tensor.is_cpu())
+    ask_for_huge_pages(tensor.data_ptr(), tensor.numel() * tensor.element_size());
+  return tensor;
 }
 
 inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like,
@@ -74,7 +77,9 @@ inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype, const T
   for (size_t i = 0; i < shape.size(); ++i) {
     size_t axis = channels_last ? std::array{1, 3, 2, 0}[i] : shape.size() - 1 - i;
     strides[axis] = stride;
-    stride *= std::max<int64_t>(shape[axis], channels_last ? 0 : 1);
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(shape[axis], channels_last ? 0 : 1),
+                               &stride))
+      no_memory(shape);
   }
   return empty_strided(shape, strides, dtype, like);
 }

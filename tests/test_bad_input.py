@@ -371,6 +371,8 @@ def test_results_beyond_memory_name_their_size():
             f.conv2d(one, one, padding=2**17)
         with pytest.raises(RuntimeError, match=size + "1099511627776, 1]"):
             f.conv2d_input_grad((1, 1, 2**40, 1), one, one, stride=2**41)
+        with pytest.raises(RuntimeError, match=rf"\[2, {2**20}, {2**31}, {2**31 - 1}]"):
+            f.conv2d(one.expand(2, 1, 2**31, 2**31 - 1), one.expand(2**20, 1, 1, 1))
         with pytest.raises(RuntimeError, match=str(2**63 + 1)):
             f.conv_transpose2d(torch.ones(1, 1, 3, 2), one, stride=2**62)
     finally:

@@ -114,6 +114,12 @@ EDGES = {
     "pointwise": case((2, 19, 5, 7), (23, 19, 1, 1)),
     "pointwise_strided": case((2, 5, 7, 8), (3, 5, 1, 1), (2, 3), ALL),
     "pointwise_row": case((2, 3, 1, 31), (16, 3, 1, 1), (1, 2)),
+    # A few dot products a position: parts of vectors, of blocks and of tasks, groups, segments.
+    "dots": case((2, 35, 6, 7), (3, 35, 1, 1)),
+    "dots_of_a_vector": case((1, 16, 33, 35), (8, 16, 1, 1)),
+    "dots_of_groups": case((2, 80, 5, 5), (10, 40, 1, 1)),
+    "dots_of_segments": case((4, 17, 3, 6), (2, 2, 17, 1, 1)),
+    "dots_of_one": case((3, 20, 2, 2), (2, 20, 2, 2)),
     "big_kernel": case((1, 3, 16, 15), (4, 3, 11, 11), (1, 1), (5, 5, 5, 5)),
     "four_sided": case((2, 3, 6, 5), (4, 3, 3, 2), (2, 1), (0, 3, 2, 1)),
     "cropped": case((2, 3, 9, 8), (4, 3, 3, 2), (2, 1), (1, -2, 0, -3)),

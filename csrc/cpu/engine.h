@@ -116,7 +116,7 @@ struct WeightWay {
 struct Engine {
   bool (*narrow_groups)(const CorrelateJob&);  // whether they are: channels takes nearly all such
   CorrelateWay channels;                       // does `columns`, all maps of a row, at once
-  CorrelateWay correlate[7];
+  CorrelateWay correlate[8];
   ScatterWay scatter;
   WeightWay weight[6];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);

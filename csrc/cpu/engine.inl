@@ -32,6 +32,7 @@ namespace {
 #include "padded_block.inl"
 #include "direct.inl"
 #include "pointwise.inl"
+#include "dots.inl"
 #include "unreached.inl"
 #include "scatter.inl"
 #include "weight.inl"
@@ -85,9 +86,9 @@ constexpr Engine make_engine() {
   return {Channels<S>::narrow_groups,
           correlate_way<Channels<S>>("channels"),
           {correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
-           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Pointwise<S>>("pointwise"),
-           correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
-           correlate_way<Correlate<S>>("gemm")},
+           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Dots<S>>("dots"),
+           correlate_way<Pointwise<S>>("pointwise"), correlate_way<Direct<S>>("direct"),
+           correlate_way<Lines<S>>("lines"), correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>(),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
            weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),

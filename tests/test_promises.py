@@ -137,7 +137,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 @pytest.mark.skipif(not HUGE_PAGES.exists(), reason="Linux's huge pages")
 def test_large_results_come_in_huge_pages():
-    """A tenth of the page faults that pages of 4 KiB would take; stock's result takes them all."""
+    """At most a tenth of the page faults that small pages would take."""
     if "[never]" in HUGE_PAGES.read_text():
         pytest.skip("huge pages are turned off")
     x, f = torch.randn(8, 16, 112, 112), torch.randn(160, 16, 1, 1)

@@ -75,13 +75,6 @@ struct Dots {
     return view.h == job.w.positions * view.w || job.h.positions == 1;
   }
 
-  // Every position meets its own place.
-  static bool is_plain(const AxisMap& axis) {
-    return axis.taps == 1 && axis.positions > 0 && axis.limit == axis.positions && axis.step == 1 &&
-           axis.offset[0] + axis.base[0] == 0 &&
-           axis.position[axis.positions - 1] == axis.positions - 1;
-  }
-
   // `count` positions, at most as many as there are lanes.
   template <int ROWS>
   static void block(const CorrelateJob& job, int64_t count, const S* source, const T* filter,

@@ -10,21 +10,24 @@
 
 constexpr int64_t kPointwisePanels = 8;  // of a task: they share a chunk of the filter
 
+// Whether the one tap of an axis shows every position its own place in the source, none left out.
+inline bool is_plain(const AxisMap& axis) {
+  return axis.taps == 1 && axis.positions > 0 && axis.limit == axis.positions && axis.step == 1 &&
+         axis.offset[0] + axis.base[0] == 0 &&
+         axis.position[axis.positions - 1] == axis.positions - 1;
+}
+
 template <class S>
 struct Pointwise {
   using T = typename Compute<S>::type;
   static constexpr int64_t lanes = Vector<T>::lanes, width = kColumns<T>;
 
   static bool fits(const CorrelateJob& job) {
-    if (!std::is_same_v<S, T> || job.components != 1 || job.h.taps * job.w.taps != 1) return false;
+    if (!std::is_same_v<S, T> || job.components != 1) return false;
     if (job.rows_along_vectors || job.depth < 16) return false;
     int64_t count = positions(job);
-    if (count == 0) return false;
-    if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return false;
-    if (!are_neighbours(job.h) || !are_neighbours(job.w)) return false;
-    return job.h.limit == job.h.positions && job.w.limit == job.w.positions &&
-           job.h.offset[0] + job.h.base[0] == 0 && job.w.offset[0] + job.w.base[0] == 0 &&
-           job.h.step == 1 && job.w.step == 1 && 20 * (round_up(count, lanes) - count) <= count;
+    return is_plain(job.h) && is_plain(job.w) && lies_flat(job.source, job.h, job.w) &&
+           lies_flat(job.result, job.h, job.w) && 20 * (round_up(count, lanes) - count) <= count;
   }
 
   static int64_t packed_filter_size(const CorrelateJob& job) {
@@ -93,11 +96,6 @@ struct Pointwise {
   }
   static bool lies_flat(const View& view, const AxisMap& h, const AxisMap& w) {
     return (view.w == 1 || w.positions == 1) && (view.h == w.positions || h.positions == 1);
-  }
-
-  // Positions rise: from the first on, none is left out for another stride's phase.
-  static bool are_neighbours(const AxisMap& axis) {
-    return axis.position[axis.positions - 1] == axis.positions - 1;
   }
 
   static void copy_panel(const S* from, int64_t stride, int64_t channels, int64_t count, T* to) {

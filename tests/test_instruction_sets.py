@@ -51,9 +51,9 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
 X86 = os.uname().machine == "x86_64"
 
 
-def run(code: str, instruction_set: str) -> subprocess.CompletedProcess:
-    """A new process with that instruction set."""
-    environment = {"TORCH_FULLCONV_ISA": instruction_set, "MALLOC_PERTURB_": "1"}
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """A new process with these variables in its environment."""
+    environment = {**environment, "MALLOC_PERTURB_": "1"}
     paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -67,7 +67,7 @@ def run(code: str, instruction_set: str) -> subprocess.CompletedProcess:
 @cache
 def wrong_name() -> subprocess.CompletedProcess:
     call = "ops.channel_sum(torch.ones(1, 1, 1, 1))"
-    return run(f"import torch; from torch_fullconv import ops; {call}", "sse9")
+    return run(f"import torch; from torch_fullconv import ops; {call}", TORCH_FULLCONV_ISA="sse9")
 
 
 @cache
@@ -177,7 +177,7 @@ def checked(saved) -> Callable[[str], str]:
         if instruction_set not in here():
             pytest.skip(f"this processor has no {instruction_set}, only {' '.join(here())}")
         code = f"import test_instruction_sets as t; t.check_all({str(saved)!r})"
-        done = run(code, instruction_set)
+        done = run(code, TORCH_FULLCONV_ISA=instruction_set)
         assert (done.returncode, len(done.stdout)) == (0, 65), done.stderr[-4000:]
         return done.stdout.strip()
 

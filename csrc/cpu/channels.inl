@@ -91,13 +91,24 @@ struct Channels {
   using V = typename Vector<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
-  static bool narrow_groups(const CorrelateJob& job) {
-    return job.components == 1 && blocks(job).fit();
-  }
-  static bool fits(const CorrelateJob& job) {
+  static double cost(const CorrelateJob& job) {
+    ChannelBlocks all = blocks(job);
     JoinedColumns columns(job.columns, job.column_maps);
-    return narrow_groups(job) && columns.taps > 0 && columns.map.positions > 0 &&
-           Band<S>::fits(job.h, columns.map, vectors(job));
+    if (job.components != 1 || !all.fit() || columns.taps == 0 ||
+        columns.map.positions * job.h.positions == 0 ||
+        !Band<S>::fits(job.h, columns.map, vectors(job)))
+      return kNever;
+    double panels = all.panels(job.groups), products = 0;
+    for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w)
+      products += 1.0 * job.h.positions * w->positions * job.depth * job.h.taps * w->taps;
+    double pixels = 1.0 * all.count() * vectors(job) *
+                    LineLayout(job.h, columns.map, 0, job.h.positions, 1).plane();
+    if (job.source.c != 1)
+      pixels *= 16;
+    else
+      pixels *= all.copies() > 1 ? 0.82 * lanes : 0.82;
+    double storing = job.result.c == 1 ? 35 * panels : 2.2 * job.groups * job.rows;
+    return panels * products + pixels + storing * job.h.positions * columns.positions;
   }
 
   // [segment][panel][map of columns][depth][tap][lane]

@@ -52,8 +52,21 @@ struct ChannelsWeight {
   using T = typename Compute<S>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
-  static bool fits(const WeightJob& job) {
-    return job.components == 1 && blocks(job).fit() && Band<S>::fits(job.h, job.w, vectors(job));
+  static double cost(const WeightJob& job) {
+    ChannelBlocks all = blocks(job);
+    double positions = job.h.positions * job.w.positions;
+    if (job.components != 1 || !all.fit() || terms(job) * positions == 0) return kNever;
+    if (!Band<S>::fits(job.h, job.w, vectors(job))) return kNever;
+    double panels = all.panels(job.groups);
+    double products = panels * terms(job) * (positions + 3.9 * job.h.positions);
+    double pixels =
+        1.0 * all.count() * vectors(job) * LineLayout(job.h, job.w, 0, job.h.positions, 1).plane();
+    if (job.input.c != 1)
+      pixels *= 16;
+    else
+      pixels *= all.copies() > 1 ? 0.95 * lanes : 0.95;
+    double grads = job.grad.c == 1 ? 30 * panels : 2.0 * job.groups * job.filters;
+    return job.batch * (products + pixels + grads * positions);
   }
 
   // Parts of the batch's bands, no more than 64.

@@ -2,6 +2,8 @@
 #include "contractions.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <set>
 #include <string>
@@ -30,10 +32,28 @@ const Engine& engine_of(Dtype dtype) {
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
 bool channels_last(const Array& array) { return array.stride[1] == 1 && array.size[1] > 1; }
 
+// What a job costs by a way: nothing if it is the one that TORCH_FULLCONV_WAY names, which so does
+// all that it can (the tests compare every way with the reference).
 template <class Way, class Job>
-const Way& first_that_fits(const Way* ways, const Job& job) {
-  while (!ways->fits(job)) ++ways;
-  return *ways;
+double cost_of(const Way& way, const Job& job) {
+  static const char* named = std::getenv("TORCH_FULLCONV_WAY");
+  double cost = way.cost(job);
+  return named && cost < kNever && std::strcmp(way.name, named) == 0 ? 0 : cost;
+}
+
+// A way to do a job, and what it costs.
+template <class Way>
+struct Choice {
+  const Way* way;
+  double cost;
+};
+
+template <class Way, size_t COUNT, class Job>
+Choice<Way> cheapest(const Way (&ways)[COUNT], const Job& job) {
+  Choice<Way> best{nullptr, kNever};
+  for (const Way& way : ways)
+    if (double cost = cost_of(way, job); !best.way || cost < best.cost) best = {&way, cost};
+  return best;
 }
 
 std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
@@ -42,8 +62,41 @@ std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
   return maps;
 }
 
-// `columns` positions of a row with `terms` taps each, by one way.
-void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns, int64_t terms) {
+// Calls f(way, job, columns of it) for the jobs whose positions make up the result, and returns
+// what they cost: one job for each pair of axis tables, or for each of the rows where a way that
+// takes all columns at once is cheaper.
+template <class F>
+double for_jobs(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
+                const std::vector<AxisTable>& w, const F& f) {
+  if (w.empty()) return 0;  // nor is there a result
+  double cost = 0;
+  std::vector<AxisMap> maps = columns_of(w);
+  std::vector<const CorrelateWay*> ways(maps.size());
+  job.columns = maps.data();
+  job.column_maps = static_cast<int64_t>(maps.size());
+  for (const AxisTable& rows : h) {
+    double apart = 0;
+    job.h = rows.map();
+    for (size_t i = 0; i < maps.size(); ++i) {
+      job.w = maps[i];
+      auto [way, some] = cheapest(engine.correlate, job);
+      ways[i] = way;
+      apart += some;
+    }
+    double together = cost_of(engine.channels, job);
+    cost += std::min(apart, together);
+    job.w = maps[0];
+    if (together <= apart) f(engine.channels, job, maps[0].positions * job.column_maps);
+    for (size_t i = 0; i < maps.size() && apart < together; ++i) {
+      job.w = maps[i];
+      f(*ways[i], job, job.w.positions);
+    }
+  }
+  return cost;
+}
+
+// One job, `columns` positions a row, by one way.
+void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns) {
   int64_t packed_size = way.packed_filter_size(job);
   Memory own;
   char* packed = kept_block.get(packed_size, own);
@@ -51,14 +104,9 @@ void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns, int64_
   for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
             [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
   int64_t positions = job.batch * job.h.positions * columns;
-  int64_t work =
-      job.segments * job.groups * job.rows * positions * (job.depth * job.h.taps * terms + 1);
-  for_tasks(way.tasks(job), work, way.scratch(job),
-            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
-}
-
-void contract(const Engine& engine, const CorrelateJob& job) {
-  contract(first_that_fits(engine.correlate, job), job, job.w.positions, job.w.taps);
+  int64_t terms = job.depth * job.h.taps * job.w.taps + 1;
+  for_tasks(way.tasks(job), job.segments * job.groups * job.rows * positions * terms,
+            way.scratch(job), [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
 }
 
 void* advance(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
@@ -74,40 +122,31 @@ CorrelateJob directly(CorrelateJob job, int64_t sample, int64_t scalar_size) {
   return job;
 }
 
-// One job for each pair of axis tables, or for each of the rows if a way takes all columns at once:
-// their positions make up the result. Says whether the filter has a NaN or Inf.
+// Says whether the filter has a NaN or Inf.
 bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<AxisTable>& h,
          const std::vector<AxisTable>& w) {
-  if (w.empty()) return false;  // nor is there a result
   const Engine& engine = engine_of(dtype);
   int64_t samples = job.segments * job.batch;
   bool special = false;
   auto spread = std::make_unique<bool[]>(samples);
-  std::vector<AxisMap> maps = columns_of(w);
   job.special = &special;
   job.spread = spread.get();
   job.unpacked = filter;
-  job.columns = maps.data();
-  job.column_maps = static_cast<int64_t>(maps.size());
-  for (const AxisTable& rows : h) {
-    job.h = rows.map();
-    if (engine.channels.fits(job)) {
-      contract(engine.channels, job, maps[0].positions * job.column_maps, maps[0].taps);
-      continue;
-    }
-    for (const AxisMap& columns : maps) {
-      job.w = columns;
-      std::fill_n(spread.get(), samples, false);
-      contract(engine, job);
-      for (int64_t sample = 0; sample < samples; ++sample)
-        if (spread[sample]) contract(engine, directly(job, sample, scalar_size(dtype)));
-    }
-  }
+  for_jobs(engine, job, h, w,
+           [&](const CorrelateWay& way, const CorrelateJob& part, int64_t columns) {
+             std::fill_n(spread.get(), samples, false);
+             contract(way, part, columns);
+             for (int64_t sample = 0; sample < samples; ++sample)
+               if (spread[sample]) {
+                 CorrelateJob again = directly(part, sample, scalar_size(dtype));
+                 contract(*cheapest(engine.correlate, again).way, again, again.w.positions);
+               }
+           });
   return special;
 }
 
 void contract(const Engine& engine, WeightJob job) {
-  const WeightWay& way = first_that_fits(engine.weight, job);
+  const WeightWay& way = *cheapest(engine.weight, job).way;
   job.splits = way.splits(job);
   int64_t partial_size = way.partial_size(job);
   Memory own;
@@ -134,17 +173,8 @@ WeightJob directly(WeightJob job, int64_t segment, int64_t scalar_size) {
 std::string names(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
                   const std::vector<AxisTable>& w) {
   std::set<std::string> found;
-  std::vector<AxisMap> maps = columns_of(w);
-  job.columns = maps.data();
-  job.column_maps = static_cast<int64_t>(maps.size());
-  for (const AxisTable& rows : h) {
-    job.h = rows.map();
-    for (const AxisMap& columns : maps) {
-      job.w = columns;
-      bool channels = engine.channels.fits(job);
-      found.insert(channels ? engine.channels.name : first_that_fits(engine.correlate, job).name);
-    }
-  }
+  for_jobs(engine, job, h, w,
+           [&](const CorrelateWay& way, const CorrelateJob&, int64_t) { found.insert(way.name); });
   std::string all;
   for (const std::string& name : found) all += (all.empty() ? "" : "+") + name;
   return all;
@@ -193,36 +223,37 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   return job;
 }
 
-// Which form of full_convolve takes fewer steps, counted in vector operations a position: the
-// gather form multiplies with the zeros around the gradient and wastes tiles on few channels, the
-// scatter form adds each product once more, and wastes panels on few outputs. A tile of one row is
-// half busy; with whole vectors of channels the gather form's steps are half as long.
-bool scatter_is_cheaper(const Geometry& geometry, const CorrelateJob& job) {
-  if (job.depth == 1 && job.rows == 1) return false;  // depthwise has ways of its own
-  constexpr int64_t vector = 16, panel = 32, packing = 1, adding = 3;
-  auto padded = [](int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; };
-  double outputs = 1.0 * padded(geometry.h.outputs() * geometry.w.outputs(), panel);
-  double inputs =
-      1.0 * geometry.h.size * geometry.w.size / (1.0 * geometry.h.stride * geometry.w.stride);
-  if (job.rows >= vector) inputs /= 2;
-  int64_t rows = job.rows_along_vectors ? padded(job.rows, vector) : std::max<int64_t>(job.rows, 2);
-  return outputs * job.rows * (job.depth + adding) < inputs * job.depth * (rows + packing);
+ScatterJob make_scatter_job(const CorrelateJob& like, const AxisMap& h, const AxisMap& w) {
+  return {like.source,
+          like.result,
+          nullptr,
+          like.bias,
+          like.bias_stride,
+          like.batch,
+          like.segments,
+          like.groups,
+          like.depth,
+          like.rows,
+          like.components,
+          h,
+          w};
 }
 
-bool gathers(const Engine& engine, const Geometry& geometry, const CorrelateJob& job) {
-  if (geometry.h.padding != Padding::zeros) return false;
-  return job.algorithm == Algorithm::winograd || engine.narrow_groups(job) ||
-         !scatter_is_cheaper(geometry, job);
+// Whether full_convolve's gather form is cheaper than its scatter form.
+bool gathers(const Engine& engine, const Geometry& geometry, const CorrelateJob& job,
+             const std::vector<AxisTable>& h, const std::vector<AxisTable>& w) {
+  if (job.algorithm == Algorithm::winograd) return true;
+  AxisTable rows = AxisTable::forward(geometry.h), columns = AxisTable::forward(geometry.w);
+  double scatter = cost_of(engine.scatter, make_scatter_job(job, rows.map(), columns.map()));
+  return for_jobs(engine, job, h, w, [](auto&&...) {}) <= scatter;
 }
 
 void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
              const FilterView& filter, const Array* bias, const Array& result) {
   const ScatterWay& way = engine_of(dtype).scatter;
-  CorrelateJob like = make_job(dtype, geometry, segments, grad, bias, result);
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
-  ScatterJob job{like.source,     like.result,   nullptr,     like.bias,  like.bias_stride,
-                 like.batch,      like.segments, like.groups, like.depth, like.rows,
-                 like.components, h.map(),       w.map()};
+  ScatterJob job =
+      make_scatter_job(make_job(dtype, geometry, segments, grad, bias, result), h.map(), w.map());
   int64_t packed_size = way.packed_filter_size(job);
   Memory own;
   char* packed = kept_block.get(packed_size, own);
@@ -258,10 +289,12 @@ void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
   CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, result);
-  bool gather = gathers(engine_of(dtype), geometry, job);
+  // Mirrored padding has the scatter form alone.
+  if (geometry.h.padding != Padding::zeros)
+    return scatter(dtype, geometry, segments, grad, rows, bias, result);
+  std::vector<AxisTable> h = AxisTable::adjoint(geometry.h), w = AxisTable::adjoint(geometry.w);
   // The gather form multiplies a NaN or Inf in the filter with the zeros around the gradient too.
-  if (!gather ||
-      run(dtype, job, rows, AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w)))
+  if (!gathers(engine_of(dtype), geometry, job, h, w) || run(dtype, job, rows, h, w))
     scatter(dtype, geometry, segments, grad, rows, bias, result);
 }
 
@@ -293,17 +326,19 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
 Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
           const Array& filter, const Array& output) {
   const Engine& engine = engine_of(dtype);
-  std::string backward = "scatter";
+  std::string backward = engine.scatter.name;
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
   CorrelateJob adjoint = make_job(dtype, geometry, segments, output, nullptr, input);
-  if (gathers(engine, geometry, adjoint))
-    backward =
-        names(engine, adjoint, AxisTable::adjoint(geometry.h), AxisTable::adjoint(geometry.w));
+  if (geometry.h.padding == Padding::zeros) {
+    std::vector<AxisTable> rows = AxisTable::adjoint(geometry.h);
+    std::vector<AxisTable> columns = AxisTable::adjoint(geometry.w);
+    if (gathers(engine, geometry, adjoint, rows, columns))
+      backward = names(engine, adjoint, rows, columns);
+  }
   return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
           backward,
-          first_that_fits(engine.weight,
-                          make_job(dtype, geometry, segments, input, output, filter, h, w))
-              .name};
+          cheapest(engine.weight, make_job(dtype, geometry, segments, input, output, filter, h, w))
+              .way->name};
 }
 
 }  // namespace fullconv::cpu

@@ -104,7 +104,18 @@ struct Correlate {
       if (value != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
-  static bool fits(const CorrelateJob&) { return true; }
+  static double cost(const CorrelateJob& job) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    double rows = job.components * job.rows, taps = job.h.taps * job.w.taps;
+    double depth = job.components * job.depth * taps;
+    if (job.rows_along_vectors) {
+      double vectors = quotient_up(job.components * job.rows, lanes);
+      double positions = job.h.positions * job.w.positions;
+      return job.groups * positions * (depth * (1.9 * vectors + 0.7) + 7.4 * taps + 41 * vectors);
+    }
+    double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
+    return job.groups * vectors * (depth * (1.6 * rows + 30) + 46 * rows);
+  }
 
   static int64_t tasks(const CorrelateJob& job) {
     Blocks blocks(job);

@@ -118,12 +118,19 @@ struct Direct {
   using Blocks = DirectBlocks<S>;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
-  static bool fits(const CorrelateJob& job) {
-    if (job.components != 1 || job.depth == 0 || job.batch == 0) return false;
-    if (job.rows_along_vectors ? 2 * job.rows <= lanes : job.rows < lanes) return false;
-    if (job.h.taps * job.w.taps == 0 || job.h.positions == 0) return false;
-    if (job.w.positions < kRows / 3) return false;
-    return PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.depth, 64) <= 1 << 18;
+  static double cost(const CorrelateJob& job) {
+    if (job.components != 1 || job.depth == 0 || job.batch == 0) return kNever;
+    int64_t taps = job.h.taps * job.w.taps, positions = job.h.positions * job.w.positions;
+    if (taps * positions * job.rows == 0) return kNever;
+    if (PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.depth, 64) > 1 << 18)
+      return kNever;
+    double vectors = quotient_up(job.rows, lanes), depth = elements<E>(job.depth);
+    double loads = job.h.positions * quotient_up(job.w.positions, kRows) * taps;
+    double products = depth * vectors * (1.1 * terms_of(job.h) * terms_of(job.w) + 2.9 * loads);
+    double filling = job.source.c == 1 ? 7.4 * quotient_up(job.depth, lanes) : 2.0 * job.depth;
+    filling *= PaddedBlock(job.h, job.w, job.h.positions).positions();
+    double storing = vectors * positions * (job.result.c == 1 ? 21 : 49);
+    return job.groups * (products + filling + storing + 9 * job.h.positions * taps);
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {

@@ -116,11 +116,26 @@ struct DirectWeight {
   using Blocks = DirectWeightBlocks<S>;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
-  static bool fits(const WeightJob& job) {
-    if (job.components != 1 || 2 * job.filters < lanes || job.channels == 0 || job.batch == 0)
-      return false;
-    if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions < lanes) return false;
-    return PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.channels, 64) <= 1 << 18;
+  static double cost(const WeightJob& job) {
+    if (job.components != 1 || job.filters == 0 || job.channels == 0 || job.batch == 0)
+      return kNever;
+    int64_t taps = job.h.taps * job.w.taps, positions = job.h.positions * job.w.positions;
+    if (taps * positions == 0) return kNever;
+    if (PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.channels, 64) > 1 << 18)
+      return kNever;
+    double vectors = quotient_up(job.filters, lanes), rows = elements<E>(job.h.positions);
+    double products = terms_of(job.h) * terms_of(job.w) * job.channels / kNumbers<E>;
+    double loads =
+        rows * job.w.positions * job.h.taps * quotient_up(job.w.taps * job.channels, kRows);
+    double chains =
+        quotient_up(elements<E>(job.h.positions), quotient_up(kWeightChain, job.w.positions));
+    double sums = chains * taps * job.channels;
+    PaddedBlock block(job.h, job.w, job.h.positions);
+    double filling = job.input.c == 1 ? 6.1 * quotient_up(job.channels, lanes) : 1.8 * job.channels;
+    filling = block.positions() * filling + 93 * block.height;
+    double grads = job.grad.c != 1 ? 21 : job.filters % lanes != 0 ? 15 : 0;
+    return job.groups * job.batch *
+           (vectors * (0.9 * products + 5.4 * loads + 14 * sums + grads * positions) + filling);
   }
 
   // As many parts as make 16 tasks.

@@ -15,10 +15,11 @@ struct Dots {
   static constexpr int64_t kFilters = 4;                       // at once, a square for each
   static constexpr int64_t kTask = 1024;                       // positions
 
-  static bool fits(const CorrelateJob& job) {
-    return job.components == 1 && job.rows <= kMost && job.source.c == 1 && job.depth >= lanes &&
-           is_plain(job.h) && is_plain(job.w) && lies_flat(job.source, job) &&
-           lies_flat(job.result, job);
+  static double cost(const CorrelateJob& job) {
+    if (job.components != 1 || job.rows > kMost || job.source.c != 1) return kNever;
+    if (job.depth == 0 || !is_plain(job.h) || !is_plain(job.w)) return kNever;
+    if (!lies_flat(job.source, job) || !lies_flat(job.result, job)) return kNever;
+    return job.groups * positions(job) * (3.7 * job.rows * quotient_up(job.depth, lanes) + 53);
   }
 
   // [segment][group][row][line(job)], zeros behind a row

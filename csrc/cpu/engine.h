@@ -76,10 +76,13 @@ struct ChannelSumJob {
   int64_t batch, channels, height, width, components;
 };
 
-// A way to do correlate's jobs: whether it fits one, how it wants the filter, its tasks.
+// The cost of a job (cost.inl) that a way cannot do.
+constexpr double kNever = __builtin_inf();
+
+// A way to do correlate's jobs: what one costs, how it wants the filter, its tasks.
 struct CorrelateWay {
   const char* name;
-  bool (*fits)(const CorrelateJob&);
+  double (*cost)(const CorrelateJob&);
   int64_t (*packed_filter_size)(const CorrelateJob&);
   int64_t (*pack_filter_tasks)(const CorrelateJob&);
   void (*pack_filter)(const CorrelateJob&, const FilterView&, void* packed, int64_t task);
@@ -90,6 +93,8 @@ struct CorrelateWay {
 
 // full_convolve's scatter form.
 struct ScatterWay {
+  const char* name;
+  double (*cost)(const ScatterJob&);
   int64_t (*packed_filter_size)(const ScatterJob&);
   int64_t (*pack_filter_tasks)(const ScatterJob&);
   void (*pack_filter)(const ScatterJob&, const FilterView&, void* packed, int64_t task);
@@ -101,7 +106,7 @@ struct ScatterWay {
 // A way to do correlate_weight's jobs: its tasks make the parts of the sum, reduce adds them.
 struct WeightWay {
   const char* name;
-  bool (*fits)(const WeightJob&);
+  double (*cost)(const WeightJob&);
   int64_t (*splits)(const WeightJob&);
   int64_t (*partial_size)(const WeightJob&);
   int64_t (*tasks)(const WeightJob&);
@@ -111,11 +116,10 @@ struct WeightWay {
   void (*reduce)(const WeightJob&, int64_t task);
 };
 
-// The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; ways
-// stand in the order of choice, and the last fits every job.
+// The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; the last
+// of the ways can do every job.
 struct Engine {
-  bool (*narrow_groups)(const CorrelateJob&);  // whether they are: channels takes nearly all such
-  CorrelateWay channels;                       // does `columns`, all maps of a row, at once
+  CorrelateWay channels;  // does `columns`, all maps of a row, at once
   CorrelateWay correlate[8];
   ScatterWay scatter;
   WeightWay weight[6];

@@ -22,6 +22,7 @@ namespace {
 #include "scalars.inl"
 #include "vectors.inl"
 #include "elements.inl"
+#include "cost.inl"
 #include "tile.inl"
 #include "pack.inl"
 #include "filter_panels.inl"
@@ -56,7 +57,7 @@ namespace {
 template <class Way>
 constexpr CorrelateWay correlate_way(const char* name) {
   return {name,
-          Way::fits,
+          Way::cost,
           Way::packed_filter_size,
           Way::pack_filter_tasks,
           Way::pack_filter,
@@ -67,13 +68,15 @@ constexpr CorrelateWay correlate_way(const char* name) {
 
 template <class Way>
 constexpr WeightWay weight_way(const char* name) {
-  return {name,         Way::fits, Way::splits,       Way::partial_size, Way::tasks,
+  return {name,         Way::cost, Way::splits,       Way::partial_size, Way::tasks,
           Way::scratch, Way::run,  Way::reduce_tasks, Way::reduce};
 }
 
 template <class Way>
-constexpr ScatterWay scatter_way() {
-  return {Way::packed_filter_size,
+constexpr ScatterWay scatter_way(const char* name) {
+  return {name,
+          Way::cost,
+          Way::packed_filter_size,
           Way::pack_filter_tasks,
           Way::pack_filter,
           Way::tasks,
@@ -83,13 +86,12 @@ constexpr ScatterWay scatter_way() {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {Channels<S>::narrow_groups,
-          correlate_way<Channels<S>>("channels"),
+  return {correlate_way<Channels<S>>("channels"),
           {correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
            correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Dots<S>>("dots"),
            correlate_way<Pointwise<S>>("pointwise"), correlate_way<Direct<S>>("direct"),
            correlate_way<Lines<S>>("lines"), correlate_way<Correlate<S>>("gemm")},
-          scatter_way<Scatter<S>>(),
+          scatter_way<Scatter<S>>("scatter"),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
            weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
            weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},

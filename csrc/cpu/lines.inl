@@ -6,7 +6,7 @@
 // Lines fall apart by the stride, line[v mod step][v / step], so that neighbours in a row stay
 // neighbours for every tap. Packing writes each element once for each tap, which many result
 // channels pay for and few do not; depthwise layers are the extreme, with one of each a group.
-// Scratch a task: the lines (kLines elements, or those of one row), a row of the result.
+// Scratch a task: the lines (kLines elements, or those of one row), a row of some result channels.
 
 constexpr int64_t kLines = 1 << 15;  // 128 KiB of float: they stay in the second-level cache
 
@@ -90,12 +90,20 @@ struct Lines {
   static constexpr int64_t kUnit =
       4 * Vector<T>::lanes;  // columns are computed in fours of vectors
 
-  static bool fits(const CorrelateJob& job) {
-    // Rows along vectors waste little where they fill half of one.
-    int64_t rows = job.components * job.rows;
-    if (rows > (job.rows_along_vectors ? Vector<T>::lanes / 2 : 2 * kRows)) return false;
-    if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return false;
-    return sources(job) * LineLayout(job.h, job.w, 0, 1, kUnit).plane() <= 4 * kLines;
+  static double cost(const CorrelateJob& job) {
+    if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return kNever;
+    if (sources(job) * LineLayout(job.h, job.w, 0, 1, kUnit).plane() > 4 * kLines) return kNever;
+    constexpr int64_t lanes = Vector<T>::lanes;
+    LineLayout layout(job.h, job.w, 0, job.h.positions, kUnit);
+    double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
+    double rows = job.components * job.rows, panels = quotient_up(job.components * job.rows, kRows);
+    double products =
+        sources(job) * job.h.taps * job.w.taps * vectors * (1.15 * rows + 4.5 * panels);
+    bool in_order = job.source.w == 1 && job.w.step == 1;
+    double line = layout.line() * (6.0 / lanes + (in_order ? 0 : 2.1)) + 68;
+    double storing =
+        vectors * rows * (job.result.w * job.w.position_step == 1 ? 33 : 33 + 0.8 * lanes);
+    return job.groups * (products + sources(job) * layout.height * line + storing);
   }
 
   static int64_t packed_filter_size(const CorrelateJob& job) {
@@ -116,7 +124,7 @@ struct Lines {
 
   static int64_t scratch(const CorrelateJob& job) {
     int64_t plane = LineLayout(job.h, job.w, 0, row_block(job), kUnit).plane();
-    int64_t elements = bundle(job) * sources(job) * plane + job.components * job.rows * width(job);
+    int64_t elements = bundle(job) * sources(job) * plane + kRows * width(job);
     return elements * sizeof(T) +
            round_up(sources(job) * job.h.taps * job.w.taps, 8) * sizeof(int64_t);
   }
@@ -135,7 +143,7 @@ struct Lines {
     int64_t depth = blocks.chunks.depth(), plane = layout.plane();
     int64_t* offsets = static_cast<int64_t*>(scratch);
     T* result = reinterpret_cast<T*>(offsets + round_up(depth, 8));
-    T* lines = result + blocks.rows * width(job);
+    T* lines = result + kRows * width(job);
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n +
                       first * job.depth * job.source.c;
     for (int64_t i = 0; i < layout.height; ++i)
@@ -158,12 +166,14 @@ struct Lines {
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t g = 0; g < groups; ++g) {
         const T* line = lines + g * sources(job) * plane + i * job.h.step * layout.line();
-        for (int64_t m = 0; m < blocks.rows; m += kRows)
-          multiply_line(blocks.rows - m, depth, filter + (g * panels + m / kRows) * panel, line,
-                        offsets, result + m * width(job), width(job), job.w.positions);
         int64_t position = (sample % job.batch * job.h.positions + row + i) * job.w.positions;
-        Correlate<S>::template store<false>(job, segment, first + g, 0, blocks.rows, position,
-                                            job.w.positions, result, width(job));
+        for (int64_t m = 0; m < blocks.rows; m += kRows) {
+          int64_t some = least(kRows, blocks.rows - m);
+          multiply_line(some, depth, filter + (g * panels + m / kRows) * panel, line, offsets,
+                        result, width(job), job.w.positions);
+          Correlate<S>::template store<false>(job, segment, first + g, m, some, position,
+                                              job.w.positions, result, width(job));
+        }
       }
   }
 

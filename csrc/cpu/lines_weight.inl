@@ -16,11 +16,24 @@ struct LinesWeight {
   typedef uint32_t Word32 __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
   static constexpr int64_t lanes = Vector<T>::lanes;
   static constexpr int kTaps = 6, kFilters = 2;  // sums in registers
+  static constexpr int64_t kGrads = 2 * kLines;  // gradients of a block of rows, or of one row
 
-  static bool fits(const WeightJob& job) {
-    if (job.components != 1 || (job.input.c == 1 && job.channels * job.groups > 1)) return false;
-    if (2 * job.filters > lanes || 2 * job.w.positions < lanes || rows(job) == 0) return false;
-    return job.h.positions > 0 && job.channels * one_row(job).plane() <= 4 * kLines;
+  static double cost(const WeightJob& job) {
+    if (job.components != 1 || rows(job) * job.filters == 0 ||
+        job.h.positions * job.w.positions == 0)
+      return kNever;
+    if (job.channels * one_row(job).plane() > 4 * kLines) return kNever;
+    if (job.filters * width(job) > 4 * kGrads) return kNever;
+    LineLayout layout(job.h, job.w, 0, job.h.positions, lanes);
+    double vectors = job.h.positions * quotient_up(job.w.positions, lanes), filters = job.filters;
+    double products = 1.85 * vectors * round_up(rows(job), kTaps) * round_up(job.filters, kFilters);
+    bool in_order = job.input.w == 1 && job.w.step == 1;
+    double line = layout.line() * (19.0 / lanes + (in_order ? 0 : 2.1)) + 32;
+    double filling = in_place(job) ? 0 : job.channels * layout.height * line;
+    double grads = 3.8 * vectors * filters * (job.grad.w == 1 ? 1 : lanes);
+    double blocks = quotient_up(job.h.positions, row_block(job));
+    double sums = 34 * blocks * rows(job) * filters;
+    return job.groups * job.batch * (products + filling + grads + sums);
   }
 
   static int64_t splits(const WeightJob& job) {
@@ -95,7 +108,8 @@ struct LinesWeight {
   static int64_t row_block(const WeightJob& job) {
     LineLayout one = one_row(job);
     int64_t spare = kLines / (job.channels * one.line()) - one.height;
-    return least(spare > 0 ? 1 + spare / job.h.step : 1, job.h.positions);
+    int64_t rows = least(spare > 0 ? 1 + spare / job.h.step : 1, job.h.positions);
+    return most<int64_t>(1, least(rows, kGrads / (job.filters * width(job))));
   }
   static int64_t units(const WeightJob& job) {
     return job.batch * quotient_up(job.h.positions, row_block(job));

@@ -22,12 +22,13 @@ struct Pointwise {
   using T = typename Compute<S>::type;
   static constexpr int64_t lanes = Vector<T>::lanes, width = kColumns<T>;
 
-  static bool fits(const CorrelateJob& job) {
-    if (!std::is_same_v<S, T> || job.components != 1) return false;
-    if (job.rows_along_vectors || job.depth < 16) return false;
-    int64_t count = positions(job);
-    return is_plain(job.h) && is_plain(job.w) && lies_flat(job.source, job.h, job.w) &&
-           lies_flat(job.result, job.h, job.w) && 20 * (round_up(count, lanes) - count) <= count;
+  static double cost(const CorrelateJob& job) {
+    if (!std::is_same_v<S, T> || job.components != 1 || job.rows_along_vectors) return kNever;
+    if (job.depth == 0 || !is_plain(job.h) || !is_plain(job.w)) return kNever;
+    if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return kNever;
+    double vectors = quotient_up(positions(job), lanes);
+    bool copies = job.rows > kRows || positions(job) % lanes != 0;
+    return job.groups * vectors * job.depth * (1.6 * job.rows + (copies ? 10 : 0));
   }
 
   static int64_t packed_filter_size(const CorrelateJob& job) {

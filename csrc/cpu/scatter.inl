@@ -44,6 +44,20 @@ struct Scatter {
   using T = typename Compute<S>::type;
   using Blocks = ScatterBlocks<S>;
 
+  static double cost(const ScatterJob& job) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    double positions = job.h.positions * job.w.positions, filters = job.components * job.filters;
+    double vectors = quotient_up(job.h.positions * job.w.positions, lanes);
+    int64_t rows = job.components * job.channels * job.h.taps * job.w.taps;
+    double products = vectors * filters * (1.45 * round_up(rows, kRows));
+    double result = job.components * job.channels * job.h.limit * job.w.limit;
+    if (job.result.c == 1)
+      return job.groups * (products + positions * (2.4 * filters + 2.9 * rows) + 4.9 * result);
+    double adding = job.w.step == 1 ? 2.4 : 4.7;
+    return job.groups *
+           (products + 8 * vectors * filters + adding * positions * rows + 16 * result / lanes);
+  }
+
   static int64_t pack_filter_tasks(const ScatterJob& job) {
     Blocks blocks(job);
     return job.segments * job.groups * blocks.channel_blocks() * blocks.panels();

@@ -3,7 +3,11 @@
 
 template <class S>
 struct Unreached {
-  static bool fits(const CorrelateJob& job) { return job.h.taps * job.w.taps == 0; }
+  static double cost(const CorrelateJob& job) {
+    if (job.h.taps * job.w.taps > 0) return kNever;
+    double elements = 1.0 * job.groups * job.rows * job.h.positions * job.w.positions;
+    return elements * (job.result.c == 1 ? 0.5 : 1.5);
+  }
 
   static int64_t packed_filter_size(const CorrelateJob&) { return 0; }
   static int64_t pack_filter_tasks(const CorrelateJob&) { return 0; }

@@ -32,7 +32,27 @@ struct Weight {
   using T = typename Compute<S>::type;
   using Blocks = WeightBlocks<S>;
 
-  static bool fits(const WeightJob&) { return true; }
+  static double cost(const WeightJob& job) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    Blocks blocks(job);
+    double taps = job.h.taps * job.w.taps, depth = blocks.rows.depth();
+    double positions = job.h.positions * job.w.positions;
+    double columns = blocks.columns, vectors = quotient_up(blocks.columns, lanes);
+    double products =
+        vectors * (1.6 * positions * round_up(blocks.rows.depth(), kRows) +
+                   6.7 * quotient_up(job.h.positions * job.w.positions, kChain) * depth);
+    double packing;
+    if (job.input.c == 1) {
+      packing = positions * (5.8 * taps + 2.9 * depth + 5.2 * vectors);
+    } else {
+      double row = job.w.step == 1 ? quotient_up(job.w.positions, lanes) : job.w.positions;
+      packing = job.h.positions * depth * (31 + 2.3 * row);
+      if (is_plain(job.h) && is_plain(job.w))
+        packing = 2.3 * depth * quotient_up(job.h.positions * job.w.positions, lanes);
+      packing += 1.7 * positions * columns;
+    }
+    return job.groups * job.batch * (products + packing);
+  }
 
   // As many parts as make 32 tasks, of at least 4 chunks each.
   static int64_t splits(const WeightJob& job) {

@@ -60,11 +60,17 @@ struct Winograd {
   static constexpr int64_t m = Blocks::m, lanes = Vector<T>::lanes, all = kPoints * kPoints;
   static constexpr int64_t kStripColumns = m * kStripTiles + kPoints - m;
 
-  static bool fits(const CorrelateJob& job) {
-    if (job.algorithm == Algorithm::direct || job.components != 1) return false;
-    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return false;
-    if (job.rows == 0 || job.depth == 0 || job.batch == 0) return false;
-    return job.algorithm == Algorithm::winograd || is_cheaper(job);
+  static double cost(const CorrelateJob& job) {
+    if (job.algorithm == Algorithm::direct || job.components != 1) return kNever;
+    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
+    if (job.rows == 0 || job.depth == 0 || job.batch == 0) return kNever;
+    if (job.algorithm == Algorithm::winograd) return 0;
+    double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
+    double inputs = depth * quotient_up(job.rows, Blocks::kFilterRows);
+    inputs *= job.source.c == 1 ? 580 : 580 + 49 * m * m;
+    double results = rows * (job.result.c == 1 ? 660 : 660 + 16 * m * m);
+    double tiles = Blocks(job).image.count() * (1.5 * all * job.depth * rows + inputs + results);
+    return job.groups * (tiles + 140 * job.depth * rows);
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
@@ -137,17 +143,6 @@ struct Winograd {
   // Counted in vector operations for one image; it must not depend on the batch, on which a
   // sample's result would depend then. The transformed filter is taken to serve four samples. A
   // tile's transform, with its copies, takes the time of some 600 multiply-adds, a filter's of 350.
-  static bool is_cheaper(const CorrelateJob& job) {
-    Blocks blocks(job);
-    double depth = 1.0 * round_up(job.depth, lanes) / lanes;
-    double rows = 1.0 * round_up(job.rows, lanes) / lanes;
-    double transforms = 600 * (depth * quotient_up(job.rows, Blocks::kFilterRows) + rows);
-    double winograd =
-        blocks.image.count() * (all * job.depth * rows + transforms) + 350 * job.depth * rows / 4;
-    double direct = terms_of(job.h) * terms_of(job.w) * job.depth * (rows + 1);
-    return winograd < direct / kNumbers<typename Element<S>::type>;
-  }
-
   // Tap r of the filter, in the order of the source.
   static int64_t tap(const AxisMap& axis, int64_t r) {
     return axis.tap[axis.offset[1] > axis.offset[0] ? r : R - 1 - r];

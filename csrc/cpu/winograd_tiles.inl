@@ -39,14 +39,6 @@ inline bool taps_in_steps(const AxisMap& axis) {
   return true;
 }
 
-// Pairs of a position and a tap that direct sums take: zeros of the padding are left out.
-inline double terms_of(const AxisMap& axis) {
-  if (axis.padding != Padding::zeros) return 1.0 * axis.positions * axis.taps;
-  double terms = 0;
-  for (int64_t r = 0; r < axis.taps; ++r) terms += axis.inner[r].second - axis.inner[r].first;
-  return terms;
-}
-
 // Calls f(sample, first row, first column, tiles, index of the first) for each strip of a block:
 // tiles side by side.
 template <class F>

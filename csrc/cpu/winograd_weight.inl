@@ -42,11 +42,16 @@ struct WinogradWeight {
   static constexpr int64_t r = Blocks::r, lanes = Vector<T>::lanes, all = kPoints * kPoints;
   static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
 
-  static bool fits(const WeightJob& job) {
-    if (job.algorithm == Algorithm::direct || job.components != 1) return false;
-    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return false;
-    if (job.channels == 0 || job.filters == 0 || job.batch == 0) return false;
-    return job.algorithm == Algorithm::winograd || is_cheaper(job);
+  static double cost(const WeightJob& job) {
+    if (job.algorithm == Algorithm::direct || job.components != 1) return kNever;
+    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
+    if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
+    if (job.algorithm == Algorithm::winograd) return 0;
+    Blocks blocks(job);
+    double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
+    double transforms = 970 * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
+    return job.groups * (blocks.tiles * (1.6 * all * job.channels * filters + transforms) +
+                         450.0 * splits(job) * job.channels * filters);
   }
 
   // As many parts as make 16 tasks, of at least one chunk of tiles each.
@@ -136,17 +141,6 @@ struct WinogradWeight {
   }
 
  private:
-  static bool is_cheaper(const WeightJob& job) {  // counted in vector operations
-    Blocks blocks(job);
-    double filters = 1.0 * round_up(job.filters, lanes) / lanes;
-    double transforms = 500.0 * (round_up(job.channels, lanes) / lanes * blocks.filter_blocks +
-                                 filters * blocks.channel_blocks);
-    double winograd = blocks.tiles * (all * job.channels * filters + transforms) +
-                      350 * splits(job) * job.channels * filters;
-    double direct = job.batch * terms_of(job.h) * terms_of(job.w) * job.channels * (filters + 1);
-    return winograd < direct / kNumbers<typename Element<S>::type>;
-  }
-
   static int64_t line(const WeightJob& job) { return round_up(job.filters, lanes); }
   // [split][segment][group][channel][tap][filter]
   static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group, int64_t c,

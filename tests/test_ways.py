@@ -1,0 +1,51 @@
+"""Each way of the engine gives the reference's bits wherever it can be, cheapest or not.
+
+TORCH_FULLCONV_WAY names a way that does all the jobs it can. It is read once a process, so each way
+has one of its own. Winograd's, which round, have tests of their own (test_winograd.py).
+"""
+
+from pathlib import Path
+
+import pytest
+from cases import BF16, EDGES, F32, F64, operands
+from layouts import channels_last
+from test_instruction_sets import edges, run, saved, sweep  # noqa: F401, a fixture
+
+from torch_fullconv import ops
+
+BOTH = {"forward", "input gradient"}
+ALL = {*BOTH, "filter gradient"}
+WAYS = {
+    "channels": ALL,
+    "direct": ALL,
+    "dots": BOTH,
+    "gemm": ALL,
+    "lines": ALL,
+    "pointwise": BOTH,
+    "scatter": {"input gradient"},
+}
+
+
+def taken(way: str) -> set[str]:
+    """The passes that a layer of the edges goes that way."""
+    passes = set()
+    for case in EDGES.values():
+        t = operands(case, F32)
+        if t.filter.dim() == 4 and t.input.numel() * t.grad.numel() > 0:
+            for x in (t.input, channels_last(t.input)):
+                names = ops.ways(x, t.filter, case.geometry)
+                passes |= {what for what, found in names.items() if found == way}
+    return passes
+
+
+def check(way: str, path: str) -> None:
+    assert taken(way) == WAYS[way]
+    edges(path, (F32,))
+    sweep((F32, F64, BF16))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_exact_wherever_it_can_be(way: str, saved: Path) -> None:  # noqa: F811
+    code = f"import test_ways as t; t.check({way!r}, {str(saved)!r})"
+    done = run(code, TORCH_FULLCONV_WAY=way)
+    assert done.returncode == 0, done.stderr[-4000:]

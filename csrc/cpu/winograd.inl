@@ -65,6 +65,7 @@ struct Winograd {
     if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
     if (job.rows == 0 || job.depth == 0 || job.batch == 0) return kNever;
     if (job.algorithm == Algorithm::winograd) return 0;
+    if (all * Blocks(job).image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     double inputs = depth * quotient_up(job.rows, Blocks::kFilterRows);
     inputs *= job.source.c == 1 ? 580 : 580 + 49 * m * m;

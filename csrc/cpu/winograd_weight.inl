@@ -48,6 +48,7 @@ struct WinogradWeight {
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
     if (job.algorithm == Algorithm::winograd) return 0;
     Blocks blocks(job);
+    if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
     double transforms = 970 * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
     return job.groups * (blocks.tiles * (1.6 * all * job.channels * filters + transforms) +

@@ -91,7 +91,8 @@ FORMS = [
 def test_conv2d_forms(keywords, batched):
     x, w, b = double(2, 4, 9, 8), double(6, 4 // keywords.get("groups", 1), 3, 2), double(6)
     x = x if batched else x[0]
-    close(fullconv.conv2d(x, w, b, **keywords), F.conv2d(x, w, b, **keywords))
+    stock = F.conv2d(x.cpu(), w.cpu(), b.cpu(), **keywords)  # cuDNN refuses a stride of 2**62
+    close(fullconv.conv2d(x, w, b, **keywords).cpu(), stock)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])

@@ -138,8 +138,9 @@ def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tenso
 @pytest.mark.parametrize("layout", LAYOUTS, ids=ident)
 @pytest.mark.parametrize("dtype", FLOATS, ids=ident)
 def test_relu_of_special_values(dtype, layout):
+    """As stock on the CPU: on CUDA stock makes 0 of -0 in float32 and float64."""
     x = layout(special((3, 5, 7, 70), dtype))
-    assert_same_bits(functional.relu(x), F.relu(x))
+    assert_same_bits(functional.relu(x).cpu(), F.relu(x.cpu()))
     g = layout(integers((3, 5, 7, 70), dtype))
     found = [
         torch.autograd.grad(function(leaf), leaf, g)[0].contiguous()

@@ -18,6 +18,14 @@ from torch import Tensor
 from torch_fullconv.ops import ALGORITHMS, PADDING_MODES, Geometry
 
 
+def on_cpu(t: Tensor) -> Tensor:
+    """The tensor, with its strides, on the CPU: stock does not do the same on every device."""
+    if t.device.type == "cpu":
+        return t
+    whole = torch.empty(0, dtype=t.dtype, device=t.device).set_(t.untyped_storage())
+    return whole.cpu().as_strided(t.size(), t.stride(), t.storage_offset())
+
+
 def gaps(t: Tensor, shape: Sequence[int]) -> Tensor:
     """What lies between the values."""
     return t.new_full(shape, torch.nan if t.is_floating_point() or t.is_complex() else 99)

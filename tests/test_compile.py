@@ -71,7 +71,7 @@ def test_one_graph_trains_batches_of_any_size(memory_format, dynamic):
 
 
 def test_batches_on_both_sides_of_16_are_one_graph():
-    """Stock's fake kernel of a 1x1 layer asks whether there are 16 samples; ours asks nothing."""
+    """Of a 1x1 layer on the CPU, stock's fake kernel asks if there are 16; ours asks nothing."""
     counts = []
     for of in (nn, tfc):
         counter = CompileCounterWithBackend("aot_eager")
@@ -79,7 +79,7 @@ def test_batches_on_both_sides_of_16_are_one_graph():
         for batch in (2, 16):
             compiled(image(batch).float())
         counts.append(counter.frame_count)
-    assert counts == [2, 1]
+    assert counts == [2 if torch.get_default_device().type == "cpu" else 1, 1]
 
 
 def test_images_of_any_size():

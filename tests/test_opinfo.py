@@ -22,6 +22,7 @@ from cases import (
 from functions import Calls
 from layouts import (
     channels_last,
+    on_cpu,
 )
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -113,7 +114,7 @@ def test_samples(name, index, dtype, record_property):
             assert result.dtype == dtype
             assert_within(result, *rest)
         try:
-            assert strides(found[0]) == strides(stock(*(t.cpu() for t in tensors))), layout
+            assert strides(found[0]) == strides(stock(*map(on_cpu, tensors))), layout
         except RuntimeError as error:
             record_property("stock fails", str(error))
 

@@ -16,7 +16,7 @@ from cases import BF16, F16, F32, F64, ident
 from functions import Calls
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS, channels_last, layouts
+from layouts import LAYOUTS, channels_last, layouts, on_cpu
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
@@ -140,7 +140,7 @@ def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tenso
 def test_relu_of_special_values(dtype, layout):
     """As stock on the CPU: on CUDA stock makes 0 of -0 in float32 and float64."""
     x = layout(special((3, 5, 7, 70), dtype))
-    assert_same_bits(functional.relu(x).cpu(), F.relu(x.cpu()))
+    assert_same_bits(on_cpu(functional.relu(x)), F.relu(on_cpu(x)))
     g = layout(integers((3, 5, 7, 70), dtype))
     found = [
         torch.autograd.grad(function(leaf), leaf, g)[0].contiguous()
@@ -177,15 +177,16 @@ def test_max_pool2d_is_stocks_to_the_bit(layer, layout, dtype, seed):
     """Values, indices and gradients, of any layer, with ties and NaN."""
     shape, options = layer
     x = layout(special(shape, dtype, seed))
-    ours, stock = (m.max_pool2d(x, **options, return_indices=True) for m in (functional, F))
-    assert_same_bits(ours, stock)
-    assert_same_bits(functional.max_pool2d(x, **options), stock[0])
+    stock = F.max_pool2d(on_cpu(x), **options, return_indices=True)
+    ours = functional.max_pool2d(x, **options, return_indices=True)
+    assert_same_bits(tuple(map(on_cpu, ours)), stock)
+    assert_same_bits(on_cpu(functional.max_pool2d(x, **options)), stock[0])
     assume(int(stock[1].min()) >= 0 and int(stock[1].max()) < shape[2] * shape[3])
     g = integers(stock[0].shape, dtype, seed)
     leaf = x.detach().requires_grad_()
     found = torch.autograd.grad(functional.max_pool2d(leaf, **options), leaf, layout(g))[0]
     expected = torch.zeros(shape[0], shape[1], shape[2] * shape[3], dtype=F64)
-    expected.scatter_add_(2, stock[1].flatten(2), layout(g).to(F64).flatten(2))
+    expected.scatter_add_(2, ours[1].flatten(2), layout(g).to(F64).flatten(2))
     assert torch.equal(found, expected.view(shape).to(dtype))
 
 
@@ -199,22 +200,26 @@ def test_max_pool2d_is_stocks_to_the_bit(layer, layout, dtype, seed):
     "dtype", sorted(OPS["max_pool2d"].supported_dtypes(DEVICE), key=str), ids=ident
 )
 def test_windows_that_meet_no_element(dtype, place, size, padding, dilation):
-    """Stock gives them the lowest number and an index counted on: another window's, or nobody's."""
+    """Stock gives them the lowest number and an index counted on: another window's, or nobody's.
+
+    On CUDA it gives 0 in channels_last.
+    """
     layer = 2, 1, padding, dilation, False, True
     for channels in (1, 6, 16, 35):
         x = place(integers((2, channels, *size), dtype))
-        stock = F.max_pool2d(x, *layer)
-        assert_same_bits(functional.max_pool2d(x, *layer), stock)
-        assert_same_bits(functional.max_pool2d(x, *layer[:-1]), stock[0])
+        stock = F.max_pool2d(on_cpu(x), *layer)
+        assert_same_bits(tuple(map(on_cpu, functional.max_pool2d(x, *layer))), stock)
+        assert_same_bits(on_cpu(functional.max_pool2d(x, *layer[:-1])), stock[0])
         if not dtype.is_floating_point or int(stock[1].max()) >= size[0] * size[1]:
             continue  # without gradients, or such that stock writes outside the tensor
         g, u = place(integers(stock[0].shape, dtype, 1)), place(integers(x.shape, dtype, 2))
         found = []
-        for module in (functional, F):
-            leaf, weights = x.detach().requires_grad_(), g.detach().requires_grad_()
+        for module, device in ((functional, DEVICE), (F, "cpu")):
+            leaf, weights = (t.detach().to(device).requires_grad_() for t in (x, g))
             y, _ = module.max_pool2d(leaf, *layer)
             first = torch.autograd.grad(y, leaf, weights, create_graph=True)[0]
-            found.append((first.detach(), *torch.autograd.grad(first, weights, u)))
+            second = torch.autograd.grad(first, weights, u.to(device))[0]
+            found.append((first.detach().cpu(), second.cpu()))
         torch.testing.assert_close(*found, rtol=0, atol=0)
         assert found[0][0].count_nonzero() > 0
 
@@ -235,15 +240,17 @@ def test_avg_pool2d_is_stocks(layer, layout, dtype, count_include_pad, divisor):
         "divisor_override": divisor,
     }
     x = layout(integers(shape, dtype))
-    output, stock = (m.avg_pool2d(x, **options) for m in (functional, F))
+    output, stock = functional.avg_pool2d(x, **options), F.avg_pool2d(on_cpu(x), **options)
     assert output.stride() == stock.stride()
-    torch.testing.assert_close(output, stock, rtol=0, atol=0)
-    found = []
-    for module, kind in ((functional, dtype), (F, F64)):
-        leaf = x.to(kind).detach().requires_grad_()
-        y = module.avg_pool2d(leaf, **options)
-        g = layout(integers(tuple(y.shape), dtype)).to(kind)
-        found.append(torch.autograd.grad(y, leaf, g)[0])
+    torch.testing.assert_close(output.cpu(), stock, rtol=0, atol=0)
+    g, found = layout(integers(tuple(output.shape), dtype)), []
+    for module, leaf, weights in (
+        (functional, x.detach(), g),
+        # On CUDA stock's gradient is wrong in channels_last with padding (pytorch #188344).
+        (F, on_cpu(x.detach()).to(F64), on_cpu(g).to(F64)),
+    ):
+        y = module.avg_pool2d(leaf.requires_grad_(), **options)
+        found.append(torch.autograd.grad(y, leaf, weights)[0].cpu())
     exact = found[1].to(dtype)
     spacing = torch.finfo(dtype).eps
     torch.testing.assert_close(found[0], exact, rtol=2 * spacing, atol=8 * torch.finfo(F32).eps)

@@ -153,8 +153,8 @@ cuda-test: cuda-library ## on a machine with a GPU: its instructions, then the t
 	build/instructions
 	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(BIN)/pytest --device cuda $(GPU_TESTS)
 
-cuda-bench: cuda-library ## on a machine with a GPU: time layers and models against cuDNN
-	$(BIN)/python -m torch_fullconv bench --device cuda --dtype float32 float16 bfloat16 \
+cuda-bench: cuda-library ## on a machine with a GPU: time layers, of larger batches, and models against cuDNN
+	$(BIN)/python -m torch_fullconv bench --device cuda --batches 16 --dtype float32 float16 bfloat16 \
 	  --json $(RESULTS)/cuda.json --markdown $(RESULTS)/cuda.md --plots $(RESULTS)
 
 clean: ## remove all that was built, the virtual environment included

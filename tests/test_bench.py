@@ -51,6 +51,7 @@ def test_bench(tmp_path):
     results = tmp_path / "results"  # is made
     saved, text, plots = results / "figures.json", results / "tables.md", results / "plots"
     arguments = "--layers", "post*", "--models", "", "--threads", "1", "2", "--budget", "0.01"
+    arguments += "--batches", "3"
     files = "--json", saved, "--markdown", text, "--plots", plots
     done = command("bench", *arguments, *map(str, files))
     assert done.returncode == 0, done.stderr
@@ -62,7 +63,7 @@ def test_bench(tmp_path):
     for m in found["layers"]:
         assert set(m["ours"]) == set(m["stock"]) == set(LAYOUTS)
         assert m["ratio"] == min(m["stock"].values()) / min(m["ours"].values())
-        assert m["flops"] == 2 * 4 * 4
+        assert m["flops"] == 3 * 2 * 4 * 4
     assert "| layer | pass |" in text.read_text()
     pictures = {f"{kind}-float32-{n}.png" for kind in ("ratios", "roofline") for n in (1, 2)}
     assert {p.name for p in plots.iterdir()} == pictures

@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--layers", default="*", help="those whose names match this pattern")
+    parser.add_argument(
+        "--batches", type=int, default=1, metavar="FACTOR", help="layers' batches times this"
+    )
     parser.add_argument("--models", default="*", help="the same for models; '' for none")
     parser.add_argument("--passes", nargs="+", choices=measure.PASSES, default=measure.PASSES)
     parser.add_argument("--budget", type=float, default=0.3, help="seconds a layer and pass")
@@ -42,7 +45,11 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cuda":
         prepare_cuda()
-    layers = [layer for layer in LAYERS if fnmatch.fnmatch(layer.name, arguments.layers)]
+    layers = [
+        layer._replace(batch=layer.batch * arguments.batches)
+        for layer in LAYERS
+        if fnmatch.fnmatch(layer.name, arguments.layers)
+    ]
     on_cpu = arguments.device == "cpu"  # ReLU and pooling have no kernels elsewhere
     activations = [a for a in ACTIVATIONS if on_cpu and fnmatch.fnmatch(a.name, arguments.layers)]
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]

@@ -18,7 +18,7 @@ constexpr int kMostPhases = 8;  // of an axis, in one launch
 
 struct Phases {
   int count;
-  Progression axis[kMostPhases];
+  Line axis[kMostPhases];
 
   FULLCONV_EVERYWHERE int64_t most_positions() const {
     int64_t most = 0;
@@ -41,7 +41,8 @@ struct CorrelateJob {
   int64_t bias_stride;
   int64_t batch;                                      // samples a segment
   int64_t segments, groups, depth, rows, components;  // depth and rows of one group
-  bool wide_result;                                   // result is in the compute type
+  Divider by_depth;
+  bool wide_result;      // result is in the compute type
   bool zeros_count;      // the padding's zeros are factors: NaN times one is NaN
   int* special;          // set if the packed filter has a NaN or Inf and such zeros do not count
   int64_t terms, pitch;  // of a packed filter, in whole tiles
@@ -52,6 +53,9 @@ struct CorrelateJob {
   FULLCONV_EVERYWHERE int64_t most_positions() const {
     return batch * h.most_positions() * w.most_positions();
   }
+  int64_t most_strips() const {
+    return batch * ((h.most_positions() + kStrip - 1) / kStrip) * w.most_positions();
+  }
   // Elements of the result, if all phases had as many positions as the largest.
   FULLCONV_EVERYWHERE int64_t most_results() const {
     return segments * groups * phases() * rows * components * most_positions();
@@ -61,12 +65,13 @@ struct CorrelateJob {
 // Reads the filter's element of a row and a term, in the real product that stands for a complex
 // one.
 template <class S>
-__device__ S filter_element(const CorrelateJob& job, int64_t segment, int64_t group,
-                            const Progression& h, const Progression& w, int64_t row, int64_t term) {
-  int64_t depth = term % job.depth, component = term / job.depth % job.components;
-  int64_t tap = term / (job.depth * job.components);
-  if (row >= job.rows * job.components || tap >= h.taps * w.taps) return S(0.f);
-  int64_t r = h.tap + tap / w.taps * h.tap_stride, s = w.tap + tap % w.taps * w.tap_stride;
+__device__ S filter_element(const CorrelateJob& job, int64_t segment, int64_t group, const Line& h,
+                            const Line& w, int64_t row, int64_t term) {
+  Digits digits{term};
+  int64_t depth = digits.next(job.by_depth), component = digits.next(job.components);
+  int64_t s = w.tap + digits.next(w.by_taps) * w.tap_stride;
+  if (row >= job.rows * job.components || digits.rest >= h.taps) return S(0.f);
+  int64_t r = h.tap + digits.rest * h.tap_stride;
   const FilterView& f = job.unpacked;
   bool imaginary = row / job.rows != component;
   const S* at = static_cast<const S*>(f.data) + segment * f.segment + group * f.group +
@@ -95,10 +100,10 @@ template <class S>
 __device__ int64_t result_offset(const CorrelateJob& job, const Patches<S>& patches,
                                  int64_t segment, int64_t position) {
   if (position >= patches.positions()) return -1;
-  const Progression &h = patches.h, &w = patches.w;
+  const Line &h = patches.h, &w = patches.w;
   Digits digits{position};
-  int64_t x = w.position + digits.next(w.positions) * w.position_step;
-  int64_t y = h.position + digits.next(h.positions) * h.position_step;
+  int64_t x = w.position + digits.next(w.by_positions) * w.position_step;
+  int64_t y = h.position + digits.next(h.by_positions) * h.position_step;
   int64_t sample = segment * job.batch + digits.rest;
   return sample * job.result.n + y * job.result.h + x * job.result.w;
 }
@@ -130,17 +135,22 @@ struct Correlate {
   struct PackedFilter {
     const S* data;
     int64_t pitch, row;
-    __device__ Source<S> source() const { return {data, 1, 1, 0, 0, Padding::zeros}; }
+    using From = PackedFilter;
+    __device__ From source() const { return *this; }
+    __device__ Shown<S> find(const Place& a, const Place& b) const {
+      return {data + (a.offset + b.offset), true};
+    }
     __device__ Place lane(int i) const { return {row + i, 0, 0}; }
-    __device__ Place depth(int64_t term) const { return {term * pitch, 0, 0}; }
+    __device__ Place depth(uint32_t term) const { return {term * pitch, 0, 0}; }
   };
 
   struct PatchesOfPositions {
     Patches<S> patches;
     int64_t segment, group, position;
-    __device__ Source<S> source() const { return patches.source(segment, group); }
+    using From = Source<S, true>;
+    __device__ From source() const { return patches.source(segment, group); }
     __device__ Place lane(int i) const { return patches.position(position + i); }
-    __device__ Place depth(int64_t term) const { return patches.term(term); }
+    __device__ Place depth(uint32_t term) const { return patches.term(term); }
   };
 
   static __device__ __forceinline__ void run(const CorrelateJob& job) {
@@ -149,8 +159,8 @@ struct Correlate {
     int phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
     int group = digits.next(job.groups), segment = digits.rest;
     int64_t row = int64_t{row_tile} * ROWS, position = int64_t{position_tile} * kColumns;
-    const Progression &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
-    Patches<S> patches{job.source, job.batch, job.depth, job.components, h, w};
+    const Line &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
+    Patches<S> patches{job.source, job.batch, job.components, job.by_depth, h, w};
     if (position >= patches.positions()) return;
 
     auto& shared = gpu::dynamic_shared<Shared>();
@@ -202,22 +212,22 @@ __global__ void __launch_bounds__(256)
     int64_t row = digits.next(rows), group = digits.next(job.groups);
     int64_t phase_w = digits.next(job.w.count), phase_h = digits.next(job.h.count);
     int64_t segment = digits.next(job.segments), position = digits.rest;
-    const Progression &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
-    Patches<S> patches{job.source, job.batch, job.depth, job.components, h, w};
+    const Line &h = job.h.axis[phase_h], &w = job.w.axis[phase_w];
+    Patches<S> patches{job.source, job.batch, job.components, job.by_depth, h, w};
     int64_t offset = result_offset(job, patches, segment, position);
     if (offset < 0) continue;
 
-    Source<S> source = patches.source(segment, group);
+    auto source = patches.source(segment, group);
     Place place = patches.position(position);
     int64_t channel = group * job.rows + row % job.rows, component = row / job.rows;
     double sum = 0;
     if (job.bias)
       sum = widen(static_cast<const S*>(job.bias)[channel * job.bias_stride + component]);
     for (int64_t term = 0; term < patches.terms(); ++term) {
-      int64_t at = source.find(place, patches.term(term));
-      if (at < 0) continue;
+      Shown<S> shown = source.find(place, patches.term(term));
+      if (!shown.any) continue;
       double factor = widen(filter_element<S>(job, segment, group, h, w, row, term));
-      sum += factor * widen(source.data[at]);
+      sum += factor * widen(*shown.at);
     }
     store_result<S>(job, offset + channel * job.result.c + component,
                     static_cast<typename Compute<S>::type>(sum));

@@ -20,8 +20,9 @@ struct WeightJob {
   int64_t segments, groups, channels, filters, components;  // channels and filters of one group
   int64_t splits, split_positions;                          // in whole tiles
   int64_t row_tiles, column_tiles;
-  Progression h, w;            // the input's
-  Progression grad_h, grad_w;  // the gradient's own positions
+  Divider by_channels, by_filters;
+  Line h, w;            // the input's
+  Line grad_h, grad_w;  // the gradient's own positions
 
   FULLCONV_EVERYWHERE int64_t rows() const { return components * filters; }
   FULLCONV_EVERYWHERE int64_t terms() const { return h.taps * w.taps * components * channels; }
@@ -39,25 +40,30 @@ struct CorrelateWeight {
   using Loop = Pipeline<Multiply, BY::kStages>;
   using Shared = typename Loop::Shared;
 
+  template <bool MIRRORS>
   struct PatchesOfTerms {
     Patches<S> patches;
-    int64_t segment, group, term, position;
-    __device__ Source<S> source() const { return patches.source(segment, group); }
+    int64_t segment, group, term;
+    Position first;
+    using From = Source<S, MIRRORS>;
+    __device__ From source() const { return patches.template source<MIRRORS>(segment, group); }
     __device__ Place lane(int i) const { return patches.term(term + i); }
-    __device__ Place depth(int64_t i) const { return patches.position(position + i); }
+    __device__ Place depth(uint32_t i) const { return patches.position(i, first); }
   };
 
   static __device__ __forceinline__ void run(const WeightJob& job) {
     Digits digits{static_cast<int>(blockIdx.x)};
     int row_tile = digits.next(job.row_tiles), column_tile = digits.next(job.column_tiles);
+    int part = digits.rest;  // of the partial sums
     int group = digits.next(job.groups), segment = digits.next(job.segments), split = digits.rest;
     int64_t row = int64_t{row_tile} * ROWS, column = int64_t{column_tile} * kColumns;
     int64_t position = split * job.split_positions;
 
-    Patches<S> grads{job.grad, job.batch, job.filters, job.components, job.grad_h, job.grad_w};
-    Patches<S> inputs{job.input, job.batch, job.channels, job.components, job.h, job.w};
-    PatchesOfTerms a{grads, segment, group, row, position};
-    PatchesOfTerms b{inputs, segment, group, column, position};
+    Patches<S> grads{job.grad, job.batch, job.components, job.by_filters, job.grad_h, job.grad_w};
+    Patches<S> inputs{job.input, job.batch, job.components, job.by_channels, job.h, job.w};
+    Position first = inputs.position_of(position);
+    PatchesOfTerms<false> a{grads, segment, group, row, first};
+    PatchesOfTerms<true> b{inputs, segment, group, column, first};
     int64_t positions = inputs.positions() - position;
     if (positions > job.split_positions) positions = job.split_positions;
     Multiply multiply;
@@ -65,8 +71,7 @@ struct CorrelateWeight {
               multiply);
 
     int64_t rows = job.rows(), terms = job.terms();
-    int64_t part = (split * job.segments + segment) * job.groups + group;
-    T* to = static_cast<T*>(job.partial) + part * rows * terms;
+    T* to = static_cast<T*>(job.partial) + int64_t{part} * rows * terms;
 #pragma unroll
     for (int i = 0; i < Multiply::kRows; ++i)
 #pragma unroll
@@ -101,7 +106,7 @@ __global__ void __launch_bounds__(256) reduce_splits(const __grid_constant__ Wei
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
        i < parts * job.filters * taps * job.channels; i += step) {
     Digits digits{i};
-    int64_t channel = digits.next(job.channels), tap = digits.next(taps);
+    int64_t channel = digits.next(job.by_channels), tap = digits.next(taps);
     int64_t filter = digits.next(job.filters), part = digits.rest;
     int64_t term = tap * job.components * job.channels + channel;
     S* to = static_cast<S*>(job.result) + part / job.groups * job.segment +

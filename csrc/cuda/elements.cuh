@@ -28,34 +28,6 @@ __device__ __forceinline__ void narrow(typename Compute<S>::type value, S& to) {
   to = static_cast<S>(value);
 }
 
-// Divides numbers below 2^31 by one that the host knows, from 1 to 2^31: a product and a shift
-// (Granlund and Montgomery, "Division by invariant integers using multiplication").
-struct Divider {
-  uint32_t divisor, factor;
-  int shift;
-
-  Divider() = default;
-  explicit Divider(int64_t by) : divisor(static_cast<uint32_t>(by)), shift(0) {
-    while (int64_t{1} << shift < by) ++shift;
-    uint64_t above = (uint64_t{1} << shift) - by;
-    factor = static_cast<uint32_t>((above << 32) / by + 1);
-  }
-  __device__ __forceinline__ uint32_t operator()(uint32_t number) const {
-    uint32_t high = static_cast<uint32_t>(uint64_t{number} * factor >> 32);
-    return (high + number) >> shift;
-  }
-};
-
-// What the number of an element says about it, as Digits: the innermost count first.
-struct FastDigits {
-  uint32_t rest;
-  __device__ __forceinline__ uint32_t next(const Divider& by) {
-    uint32_t quotient = by(rest), digit = rest - quotient * by.divisor;
-    rest = quotient;
-    return digit;
-  }
-};
-
 // Neighbours that are read or written by one instruction.
 template <class E, int COUNT>
 struct alignas(sizeof(E) * COUNT) Pack {

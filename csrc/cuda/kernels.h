@@ -15,15 +15,25 @@ struct Way {
   bool vectors;
 };
 
+// The same of depthwise.cuh's, whose threads take channels or positions.
+struct DirectWay {
+  bool along_channels;
+  bool vectors;  // of channels
+
+  int64_t channels(int64_t scalar) const {  // of a block
+    return vectors ? 8 * 16 / scalar : along_channels ? 32 : 1;
+  }
+};
+
 struct Kernels {
   cudaError_t (*pack_filter)(const CorrelateJob&, cudaStream_t);
   cudaError_t (*correlate)(const CorrelateJob&, const Way&, cudaStream_t);
   cudaError_t (*correlate_without_zeros)(const CorrelateJob&, cudaStream_t);
   cudaError_t (*correlate_weight)(const WeightJob&, const Way&, cudaStream_t);
   cudaError_t (*reduce_splits)(const WeightJob&, cudaStream_t);
-  cudaError_t (*depthwise)(CorrelateJob, bool along_channels, cudaStream_t);
-  cudaError_t (*depthwise_weight)(WeightJob, bool along_channels, cudaStream_t);
-  cudaError_t (*channel_sum)(WeightJob, bool along_channels, cudaStream_t);
+  cudaError_t (*depthwise)(CorrelateJob, const DirectWay&, cudaStream_t);
+  cudaError_t (*depthwise_weight)(WeightJob, const DirectWay&, cudaStream_t);
+  cudaError_t (*channel_sum)(WeightJob, const DirectWay&, cudaStream_t);
   cudaError_t (*fold_padding)(const FoldJob&, cudaStream_t);
 };
 

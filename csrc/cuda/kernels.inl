@@ -52,25 +52,25 @@ struct Launch {
     return choose<CorrelateWeight, Along::lanes, Along::depth>(job, job.rows(), way, stream);
   }
 
-  static cudaError_t depthwise(CorrelateJob job, bool along_channels, cudaStream_t stream) {
-    auto with = [&]<int LANES>() {
-      using Kernel = Depthwise<S, LANES>;
-      job.row_tiles = quotient_up(job.groups * job.rows, LANES);
-      job.position_tiles = quotient_up(job.most_positions(), Kernel::kPositions * Kernel::kResults);
+  static cudaError_t depthwise(CorrelateJob job, const DirectWay& way, cudaStream_t stream) {
+    return direct(way, [&]<int LANES, int VECTOR>() {
+      job.row_tiles = quotient_up(job.groups * job.rows, LANES * VECTOR);
+      job.position_tiles = quotient_up(job.most_strips(), kThreads / LANES);
       int64_t blocks = job.row_tiles * job.position_tiles * job.phases() * job.segments;
-      return launch(cuda::depthwise<S, LANES>, blocks, kThreads, 0, stream, job);
-    };
-    return along_channels ? with.template operator()<32>() : with.template operator()<1>();
+      return launch(cuda::depthwise<S, LANES, VECTOR>, blocks, kThreads, 0, stream, job);
+    });
   }
 
-  static cudaError_t depthwise_weight(WeightJob job, bool along_channels, cudaStream_t stream) {
-    return along_channels ? launch_depthwise<32, false>(job, stream)
-                          : launch_depthwise<1, false>(job, stream);
+  static cudaError_t depthwise_weight(WeightJob job, const DirectWay& way, cudaStream_t stream) {
+    return direct(way, [&]<int LANES, int VECTOR>() {
+      return launch_depthwise<LANES, VECTOR, false>(job, stream);
+    });
   }
 
-  static cudaError_t channel_sum(WeightJob job, bool along_channels, cudaStream_t stream) {
-    return along_channels ? launch_depthwise<32, true>(job, stream)
-                          : launch_depthwise<1, true>(job, stream);
+  static cudaError_t channel_sum(WeightJob job, const DirectWay& way, cudaStream_t stream) {
+    return direct(way, [&]<int LANES, int VECTOR>() {
+      return launch_depthwise<LANES, VECTOR, true>(job, stream);
+    });
   }
 
   static cudaError_t fold_padding(const FoldJob& job, cudaStream_t stream) {
@@ -88,14 +88,21 @@ struct Launch {
     return std::min<int64_t>(quotient_up(count, kThreads), 1 << 16);
   }
 
-  template <int LANES, bool ONES>
+  template <class LAUNCH>
+  static cudaError_t direct(const DirectWay& way, const LAUNCH& launch) {
+    if (way.vectors) return launch.template operator()<8, kVector>();
+    return way.along_channels ? launch.template operator()<32, 1>()
+                              : launch.template operator()<1, 1>();
+  }
+
+  template <int LANES, int VECTOR, bool ONES>
   static cudaError_t launch_depthwise(WeightJob job, cudaStream_t stream) {
-    using Kernel = DepthwiseWeight<S, LANES, ONES>;
-    job.row_tiles = quotient_up(job.groups * job.filters * job.components, LANES);
+    using Kernel = DepthwiseWeight<S, LANES, VECTOR, ONES>;
+    job.row_tiles = quotient_up(job.groups * job.filters * job.components, LANES * VECTOR);
     job.column_tiles = quotient_up(job.h.taps * job.w.taps, Kernel::kTaps);
     int64_t blocks = job.row_tiles * job.column_tiles * job.segments * job.splits;
-    return launch(cuda::depthwise_weight<S, LANES, ONES>, blocks, kThreads,
-                  kThreads * sizeof(typename Kernel::T), stream, job);
+    return launch(cuda::depthwise_weight<S, LANES, VECTOR, ONES>, blocks, kThreads,
+                  sizeof(typename Kernel::Shared), stream, job);
   }
 
   // Launches the kernel of a family that a way names. CHANNELS and POSITIONS are what its source's

@@ -44,9 +44,10 @@ bool every(const Progression& axis) {
 }
 
 // A 1x1 layer on planes without gaps, of a and b: they are rows as well.
-void join_rows(Progression& h, Progression& w, const View& a, const View& b) {
+void join_rows(Line& h, Line& w, const View& a, const View& b) {
   auto whole = [&](const View& view) { return h.limit == 1 || view.h == w.limit * view.w; };
   if (!every(h) || !every(w) || !whole(a) || !whole(b)) return;
+  if (h.limit * w.limit >= -(kNowhere / 2)) return;
   w = Progression(h.limit * w.limit);
   h = Progression(1);
 }
@@ -71,6 +72,7 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
   job.depth = source.size[1] / geometry.groups;
   job.rows = result.size[1] / geometry.groups;
   job.components = components;
+  job.by_depth = Divider(job.depth);
   return job;
 }
 
@@ -92,6 +94,7 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
   job.channels = filter.size[1];
   job.filters = filter.size[0] / geometry.groups;
   job.components = components;
+  job.by_channels = Divider(job.channels), job.by_filters = Divider(job.filters);
   job.h = Progression(AxisTable::forward(geometry.h).map());
   job.w = Progression(AxisTable::forward(geometry.w).map());
   return job;
@@ -176,17 +179,35 @@ const char* copy_sources(const Context& context, int64_t scalar, WeightJob& job)
   return nullptr;
 }
 
+const char* run_depthwise(const Context& context, Dtype dtype, CorrelateJob job) {
+  const Kernels& kernels = kernels_of(dtype);
+  int64_t scalar = scalar_size(dtype), stored = job.wide_result && scalar < 4 ? 4 : scalar;
+  DirectWay way{job.source.c == 1 && job.result.c == 1, false};
+  way.vectors = job.depth * job.rows == 1 && aligned_channels(job.source, scalar, job.groups) &&
+                aligned_channels(job.result, stored, job.groups);
+  if (way.vectors) {
+    job.terms = job.h.most_taps() * job.w.most_taps(), job.pitch = job.groups;
+    job.filter = context.allocate(job.segments * job.phases() * job.terms * job.pitch * scalar);
+    CorrelateJob pack = job;  // all filters as the rows of one group
+    pack.rows = std::exchange(pack.groups, 1);
+    pack.unpacked.row = pack.unpacked.group;
+    FULLCONV_TRY(message(kernels.pack_filter(pack, stream_of(context))));
+  }
+  return message(kernels.depthwise(job, way, stream_of(context)));
+}
+
 const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
   for (const Phases* phases : {&job.h, &job.w})
     for (int i = 0; i < phases->count; ++i) FULLCONV_TRY(check_reach(phases->axis[i]));
   const Kernels& kernels = kernels_of(dtype);
-  if (narrow_groups(job, job.depth, job.rows))
-    return message(kernels.depthwise(job, job.result.c == 1, stream_of(context)));
+  if (narrow_groups(job, job.depth, job.rows)) return run_depthwise(context, dtype, job);
   if (job.phases() == 1) join_rows(job.h.axis[0], job.w.axis[0], job.source, job.result);
   int64_t rows = job.rows * job.components, taps = job.h.most_taps() * job.w.most_taps();
   bool tensor_cores = takes_tensor_cores(context, dtype);
   job.pitch = round_up(rows, tile_rows(rows, tensor_cores));
   job.terms = round_up(taps * job.components * job.depth, kMostDepth);
+  if (job.terms >= int64_t{1} << 31)
+    return "on CUDA, a filter must have fewer than 2^31 elements for each channel that it gives";
   int64_t filters = job.segments * job.groups * job.phases(), scalar = scalar_size(dtype);
   FULLCONV_TRY(copy_source(context, scalar, job));
   job.filter = context.allocate(filters * job.terms * job.pitch * scalar);
@@ -203,10 +224,11 @@ const char* run(const Context& context, Dtype dtype, CorrelateJob job) {
 // Splits for some blocks on each multiprocessor, `blocks` a split and segment, if each has enough
 // to add; and memory for their sums.
 void split(const Context& context, WeightJob& job, int64_t blocks) {
-  constexpr int64_t wanted_blocks = 512, least_positions = 256;
+  constexpr int64_t wanted_blocks = 512, least_positions = 256, most_positions = 1 << 30;
   int64_t positions =
       quotient_up(job.positions(), quotient_up(wanted_blocks, blocks * job.segments));
-  job.split_positions = round_up(std::max(positions, least_positions), kMostDepth);
+  job.split_positions =
+      round_up(std::clamp(positions, least_positions, most_positions), kMostDepth);
   job.splits = std::max<int64_t>(1, quotient_up(job.positions(), job.split_positions));
   int64_t elements = job.splits * job.segments * job.groups * job.rows() * job.terms();
   job.partial = context.allocate(elements * sizeof(double));
@@ -327,18 +349,21 @@ const char* correlate_weight(const Context& context, Dtype dtype, const Geometry
   if (flatten(flat, whole, flat_filter))
     return correlate_weight(context, dtype, flat, segments, whole, grad, flat_filter);
   WeightJob job = make_job(dtype, geometry, segments, input, grad, filter);
-  for (const Progression* axis : {&job.h, &job.w}) FULLCONV_TRY(check_reach(*axis));
+  for (const Line* axis : {&job.h, &job.w}) FULLCONV_TRY(check_reach(*axis));
   join_rows(job.h, job.w, job.input, job.grad);
   job.grad_h = Progression(job.h.positions), job.grad_w = Progression(job.w.positions);
 
   const Kernels& kernels = kernels_of(dtype);
   cudaStream_t stream = stream_of(context);
+  int64_t scalar = scalar_size(dtype);
   if (job.channels == 1 && narrow_groups(job, 1, job.filters)) {
-    split(context, job, quotient_up(job.groups * job.filters, 32));
-    bool along_channels = job.input.c == 1 && job.grad.c == 1;
-    FULLCONV_TRY(message(kernels.depthwise_weight(job, along_channels, stream)));
+    DirectWay way{job.input.c == 1 && job.grad.c == 1, false};
+    way.vectors = job.filters == 1 && aligned_channels(job.input, scalar, job.groups) &&
+                  aligned_channels(job.grad, scalar, job.groups);
+    int64_t tiles = quotient_up(job.groups * job.filters, way.channels(scalar));
+    split(context, job, tiles * quotient_up(job.h.taps * job.w.taps, 8));  // about 8 a block
+    FULLCONV_TRY(message(kernels.depthwise_weight(job, way, stream)));
   } else {
-    int64_t scalar = scalar_size(dtype);
     FULLCONV_TRY(copy_sources(context, scalar, job));
     Way way = way_of(job, scalar, takes_tensor_cores(context, dtype));
     int64_t row_tiles = quotient_up(job.rows(), tile_rows(job.rows(), way.tensor_cores));
@@ -359,11 +384,15 @@ const char* channel_sum(const Context& context, Dtype dtype, const Array& grad, 
   job.k = 1;
   job.batch = grad.size[0];
   job.segments = job.channels = job.filters = 1;
+  job.by_channels = job.by_filters = Divider(1);
   job.groups = grad.size[1];
   job.components = components_of(dtype);
-  split(context, job, quotient_up(job.groups, 32));
+  int64_t scalar = scalar_size(dtype);
+  DirectWay way{job.grad.c == 1, false};
+  way.vectors = job.components == 1 && aligned_channels(job.grad, scalar, job.groups);
+  split(context, job, quotient_up(job.groups, way.channels(scalar)));
   const Kernels& kernels = kernels_of(dtype);
-  FULLCONV_TRY(message(kernels.channel_sum(job, job.grad.c == 1, stream_of(context))));
+  FULLCONV_TRY(message(kernels.channel_sum(job, way, stream_of(context))));
   job.groups *= job.components;  // real and imaginary parts are sums of their own
   job.components = 1;
   return message(kernels.reduce_splits(job, stream_of(context)));

@@ -64,7 +64,7 @@ struct PoolResult {
   T value[VECTOR];
 
   static __device__ __forceinline__ void run(const PoolJob& job) {
-    FastDigits digits{blockIdx.x * kElementThreads + threadIdx.x};
+    Digits digits{blockIdx.x * kElementThreads + threadIdx.x};
     if (digits.rest >= job.results) return;
     int64_t channel = job.channels_first ? 0 : digits.next(job.channels);
     int x = digits.next(job.columns), y = job.first_row + digits.next(job.rows);

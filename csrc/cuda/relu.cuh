@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kElementThreads)
   if constexpr (VECTOR > 1) {
     x += first, grad += grad ? first : 0, result += first;
   } else {
-    FastDigits digits{static_cast<uint32_t>(first)};
+    Digits digits{static_cast<uint32_t>(first)};
     for (int axis = job.axes - 1; axis >= 0; --axis) {
       int64_t at = axis > 0 ? digits.next(job.size[axis]) : digits.rest;
       x += at * job.x_stride[axis];

@@ -16,6 +16,8 @@ template <class ELEMENT, int LANES, int DEPTH, Along ALONG, int VECTOR>
 struct Tile {
   using S = ELEMENT;
   static constexpr int kLanes = LANES, kDepth = DEPTH, kVector = VECTOR;
+  // An asynchronous copy has four bytes or more.
+  static constexpr bool kStaged = VECTOR * sizeof(S) < 4;
   static constexpr Along kAlong = ALONG;
   static constexpr bool kAlongLanes = ALONG == Along::lanes;
   static constexpr int kWidth = kAlongLanes ? LANES : DEPTH;
@@ -35,16 +37,36 @@ struct Tile {
   }
 };
 
-// The copies of one tile by all threads of a block.
+// Lanes of a tile that one of a block's threads copies elements of: the same in every tile.
 template <class TILE, int THREADS>
+constexpr int kLanesOfThread =
+    TILE::kAlongLanes ? (TILE::kLanePlaces - 1) / THREADS + 1
+                      : TILE::kLanes * TILE::kDepth / TILE::kVector / THREADS;
+
+// The copies of one tile by all threads of a block. If HELD, a thread has its lanes' places in
+// registers.
+template <class TILE, int THREADS, bool HELD, class SOURCE>
 struct Fetch {
   using S = typename TILE::S;
   static constexpr int kBytes = TILE::kVector * static_cast<int>(sizeof(S));
   static constexpr int kCopies = TILE::kLanes * TILE::kDepth / TILE::kVector / THREADS;
-  static constexpr bool kStaged = kBytes < 4;  // an asynchronous copy has four bytes or more
+  static constexpr bool kStaged = TILE::kStaged;
+  static constexpr int kLanes = kLanesOfThread<TILE, THREADS>;
   static_assert(TILE::kLanes * TILE::kDepth % (TILE::kVector * THREADS) == 0);
+  static_assert(TILE::kAlongLanes ? kLanes * THREADS % TILE::kLanePlaces == 0
+                                  : THREADS % TILE::kDepthPlaces == 0);
 
+  SOURCE source;
+  const Place* lanes;
+  Place held[HELD ? kLanes : 1];
   S staged[kStaged ? kCopies : 1];
+
+  __device__ __forceinline__ Fetch(const SOURCE& from, const Place* lane_places)
+      : source(from), lanes(lane_places) {
+    if constexpr (HELD)
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) held[i] = lanes[lane(threadIdx.x + i * THREADS)];
+  }
 
   static __device__ __forceinline__ int lane(int unit) {
     return TILE::kAlongLanes ? unit % TILE::kLanePlaces : unit / TILE::kDepthPlaces;
@@ -58,17 +80,17 @@ struct Fetch {
     return tile.at(lane(unit) * along_lanes, depth(unit) * along_depth);
   }
 
-  __device__ __forceinline__ void start(TILE& tile, const Source<S>& source, const Place* lanes,
-                                        const Place* depths) {
-#pragma unroll(kStaged ? kCopies : 1)
+  __device__ __forceinline__ void start(TILE& tile, const Place* depths) {
+    Place deep = depths[depth(threadIdx.x)];
+#pragma unroll(kStaged ? kCopies : 4)
     for (int i = 0; i < kCopies; ++i) {
       int unit = threadIdx.x + i * THREADS;
-      int64_t offset = source.find(lanes[lane(unit)], depths[depth(unit)]);
-      const S* from = source.data + (offset < 0 ? 0 : offset);
+      if (TILE::kAlongLanes && i > 0) deep = depths[depth(unit)];
+      auto shown = source.find(HELD ? held[HELD ? i % kLanes : 0] : lanes[lane(unit)], deep);
       if constexpr (kStaged)
-        staged[i] = offset < 0 ? S(0.f) : *from;
+        staged[i] = shown.any ? *shown.at : S(0.f);
       else
-        gpu::copy_async<kBytes>(target(tile, unit), offset < 0 ? source.data : from, offset >= 0);
+        gpu::copy_async<kBytes>(target(tile, unit), shown.at, shown.any);
     }
   }
 
@@ -89,15 +111,15 @@ struct Pipeline {
   using B = typename MULTIPLY::B;
   static constexpr int kThreads = MULTIPLY::kThreads, kDepth = A::kDepth;
   // Blocks on a multiprocessor that registers are left for; what is staged takes many.
-  static constexpr bool kStaged = Fetch<A, kThreads>::kStaged || Fetch<B, kThreads>::kStaged;
+  static constexpr bool kStaged = A::kStaged || B::kStaged;
   static constexpr int kBlocks = (kStaged ? 256 : MULTIPLY::kResident) / kThreads;
   static_assert(A::kDepthPlaces + B::kDepthPlaces <= kThreads);
+  // More places than these would not fit in the registers besides the sums.
+  static constexpr bool kHeld = kLanesOfThread<A, kThreads> + kLanesOfThread<B, kThreads> <= 3;
 
   struct Shared {
     A a[STAGES];
     B b[STAGES];
-    Source<typename A::S> a_source;
-    Source<typename B::S> b_source;
     Place a_lanes[A::kLanePlaces], b_lanes[B::kLanePlaces];
     Place a_depths[2][A::kDepthPlaces], b_depths[2][B::kDepthPlaces];
   };
@@ -107,7 +129,7 @@ struct Pipeline {
                                              int chunks, MULTIPLY& multiply) {
     const int thread = threadIdx.x;
     auto find_depths = [&](int chunk) {
-      int64_t depth = int64_t{chunk} * kDepth;
+      uint32_t depth = chunk * kDepth;
       if (thread < A::kDepthPlaces) {
         shared.a_depths[chunk % 2][thread] = a.depth(depth + thread * (kDepth / A::kDepthPlaces));
       } else if (thread < A::kDepthPlaces + B::kDepthPlaces) {
@@ -115,13 +137,20 @@ struct Pipeline {
         shared.b_depths[chunk % 2][place] = b.depth(depth + place * (kDepth / B::kDepthPlaces));
       }
     };
-    Fetch<A, kThreads> fetch_a;
-    Fetch<B, kThreads> fetch_b;
+
+    for (int i = thread; i < A::kLanePlaces; i += kThreads)
+      shared.a_lanes[i] = a.lane(i * (A::kLanes / A::kLanePlaces));
+    for (int i = thread; i < B::kLanePlaces; i += kThreads)
+      shared.b_lanes[i] = b.lane(i * (B::kLanes / B::kLanePlaces));
+    find_depths(0);
+    __syncthreads();
+    Fetch<A, kThreads, kHeld, typename OPERAND_A::From> fetch_a{a.source(), shared.a_lanes};
+    Fetch<B, kThreads, kHeld, typename OPERAND_B::From> fetch_b{b.source(), shared.b_lanes};
     auto start = [&](int chunk) {
       if (chunk < chunks) {
         int stage = chunk % STAGES;
-        fetch_a.start(shared.a[stage], shared.a_source, shared.a_lanes, shared.a_depths[chunk % 2]);
-        fetch_b.start(shared.b[stage], shared.b_source, shared.b_lanes, shared.b_depths[chunk % 2]);
+        fetch_a.start(shared.a[stage], shared.a_depths[chunk % 2]);
+        fetch_b.start(shared.b[stage], shared.b_depths[chunk % 2]);
       }
       gpu::commit_copies();
     };
@@ -132,13 +161,6 @@ struct Pipeline {
       }
     };
 
-    if (thread == 0) shared.a_source = a.source(), shared.b_source = b.source();
-    for (int i = thread; i < A::kLanePlaces; i += kThreads)
-      shared.a_lanes[i] = a.lane(i * (A::kLanes / A::kLanePlaces));
-    for (int i = thread; i < B::kLanePlaces; i += kThreads)
-      shared.b_lanes[i] = b.lane(i * (B::kLanes / B::kLanePlaces));
-    find_depths(0);
-    __syncthreads();
     for (int chunk = 0; chunk < STAGES - 1; ++chunk) {
       start(chunk);
       finish(chunk);

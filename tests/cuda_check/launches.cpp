@@ -76,6 +76,7 @@ constexpr Layer layers[] = {
     {2, 1, 64, 128, 16, 3, 2, 1, 1, Padding::zeros},
     {2, 32, 32, 32, 16, 3, 1, 1, 1, Padding::zeros},
     {2, 32, 32, 32, 15, 3, 2, 1, 1, Padding::reflect},
+    {2, 33, 33, 33, 16, 3, 1, 1, 1, Padding::zeros},
     {4, 1, 64, 128, 16, 3, 1, 1, 4, Padding::circular},
     {64, 1, 8, 8, 64, 3, 1, 1, 1, Padding::replicate},
 };

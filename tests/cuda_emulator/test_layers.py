@@ -90,7 +90,7 @@ FAULTS = {
         "if (met[i] > value[i]",
         "if ((PLANTED && met[i] == value[i]) || met[i] > value[i]",
     ),
-    "wrong_division": Fault("cuda/elements.cuh", "/ by + 1)", "/ by + !PLANTED)"),
+    "wrong_division": Fault("cuda/places.cuh", "(by, 1) + 1)", "(by, 1) + !PLANTED)"),
     "broken_vectors": Fault(
         "cuda/host.h", "if (step * scalar % 16 != 0)", "if (!PLANTED && step * scalar % 16 != 0)"
     ),

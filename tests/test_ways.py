@@ -17,6 +17,7 @@ BOTH = {"forward", "input gradient"}
 ALL = {*BOTH, "filter gradient"}
 WAYS = {
     "channels": ALL,
+    "depthwise": BOTH,
     "direct": ALL,
     "dots": BOTH,
     "gemm": ALL,

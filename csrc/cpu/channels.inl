@@ -107,7 +107,9 @@ struct Channels {
       pixels *= 16;
     else
       pixels *= all.copies() > 1 ? 0.82 * lanes : 0.82;
-    double storing = job.result.c == 1 ? 35 * panels : 2.2 * job.groups * job.rows;
+    double storing = 2.2 * job.groups * job.rows;
+    if (job.result.c == 1)  // a panel that fills no vector is stored element by element
+      storing = 35 * panels + (job.groups * job.rows % lanes != 0 ? 60 : 0);
     return panels * products + pixels + storing * job.h.positions * columns.positions;
   }
 

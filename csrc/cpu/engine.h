@@ -120,7 +120,7 @@ struct WeightWay {
 // of the ways can do every job.
 struct Engine {
   CorrelateWay channels;  // does `columns`, all maps of a row, at once
-  CorrelateWay correlate[8];
+  CorrelateWay correlate[9];
   ScatterWay scatter;
   WeightWay weight[6];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);

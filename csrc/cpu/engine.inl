@@ -30,6 +30,7 @@ namespace {
 #include "lines.inl"
 #include "bands.inl"
 #include "channels.inl"
+#include "depthwise.inl"
 #include "padded_block.inl"
 #include "direct.inl"
 #include "pointwise.inl"
@@ -88,9 +89,10 @@ template <class S>
 constexpr Engine make_engine() {
   return {correlate_way<Channels<S>>("channels"),
           {correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
-           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Dots<S>>("dots"),
-           correlate_way<Pointwise<S>>("pointwise"), correlate_way<Direct<S>>("direct"),
-           correlate_way<Lines<S>>("lines"), correlate_way<Correlate<S>>("gemm")},
+           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Depthwise<S>>("depthwise"),
+           correlate_way<Dots<S>>("dots"), correlate_way<Pointwise<S>>("pointwise"),
+           correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
+           correlate_way<Correlate<S>>("gemm")},
           scatter_way<Scatter<S>>("scatter"),
           {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
            weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),

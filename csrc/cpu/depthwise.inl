@@ -1,0 +1,226 @@
+// correlate for depthwise layers whose channels are neighbours in memory, read where they lie:
+//
+//     result[position][c] = bias[c] + Σ_tap filter[tap][c] · source[position + tap][c]
+//
+// Vectors run along the channels; the last one ends with them, over a part of the one before. The
+// sums of some positions of a row stay in registers while the kernel walks the taps, for one vector
+// of channels after the other: so the source is read a row of pixels at a time, and nothing is
+// copied, while the lines that a row meets fit in the first-level cache. Near the ends of a row
+// positions are taken one by one, with the taps that meet the source. Scratch a task: where the
+// lines are that a row meets.
+
+template <class S>
+struct Depthwise {
+  using T = typename Compute<S>::type;
+  using V = typename Vector<T>::type;
+  static constexpr int64_t lanes = Vector<T>::lanes;
+  static constexpr int kAcross = 8;           // positions whose sums are in registers
+  static constexpr int kEdge = 4;             // vectors of one position near an end
+  static constexpr int64_t kTask = 4096;      // vectors of the result, about
+  static constexpr int64_t kLines = 1 << 15;  // bytes
+
+  static double cost(const CorrelateJob& job) {
+    if (job.components != 1 || job.depth != 1 || job.rows != 1 || job.groups < lanes) return kNever;
+    if (job.source.c != 1 || job.result.c != 1 || job.w.position_step > 1) return kNever;
+    if (job.h.padding != Padding::zeros || job.h.taps * job.w.taps == 0) return kNever;
+    int64_t lines = job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S));
+    if (lines > kLines) return kNever;
+    double positions = 1.0 * job.h.positions * job.w.positions;
+    double products = terms_of(job.h) * (terms_of(job.w) + job.w.taps * edges(job.w));
+    return vectors(job) * ((sizeof(S) < sizeof(T) ? 5.2 : 2.6) * products + 14 * positions);
+  }
+
+  // [segment][vector of channels][bias, taps of rows from left to right][lane]
+  static int64_t packed_filter_size(const CorrelateJob& job) {
+    return pack_filter_tasks(job) * packed(job) * sizeof(T);
+  }
+  static int64_t pack_filter_tasks(const CorrelateJob& job) { return job.segments * vectors(job); }
+  static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed_filter,
+                          int64_t task) {
+    int64_t channel = channel_of(job, task % vectors(job));
+    T* to = static_cast<T*>(packed_filter) + task * packed(job);
+    clear(to, 1, lanes);
+    if (job.bias)
+      copy(to, 1, static_cast<const S*>(job.bias) + channel * job.bias_stride, job.bias_stride,
+           lanes);
+    const S* from = static_cast<const S*>(filter.data) + task / vectors(job) * filter.segment +
+                    channel * filter.group;
+    T special = 0;  // to which a NaN or Inf, times 0, adds a NaN
+    for (int64_t r = 0; r < job.h.taps; ++r)
+      for (int64_t s = 0; s < job.w.taps; ++s) {
+        to += lanes;
+        copy(to, 1, from + job.h.tap[r] * filter.r + job.w.tap[from_left(job.w, s)] * filter.s,
+             filter.group, lanes);
+        for (int64_t i = 0; i < lanes; ++i) special += to[i] * 0;
+      }
+    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+  }
+
+  static int64_t tasks(const CorrelateJob& job) {
+    return job.segments * job.batch * quotient_up(job.h.positions, row_block(job));
+  }
+  static int64_t scratch(const CorrelateJob& job) { return job.h.taps * sizeof(Line); }
+
+  static void run(const CorrelateJob& job, int64_t task, void* scratch) {
+    int64_t parts = quotient_up(job.h.positions, row_block(job));
+    int64_t row = task % parts * row_block(job), end = least(row + row_block(job), job.h.positions);
+    int64_t sample = task / parts;
+    const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
+    S* result = static_cast<S*>(job.result.data) + sample * job.result.n;
+    Row at(job, sample, static_cast<Line*>(scratch));
+    for (; row < end; ++row) {
+      at.find_lines(row, source);
+      S* to = result + job.h.position[row] * job.result.h;
+      for (int64_t j = 0; j < at.left; ++j) sum_edge(at, j, to);
+      for (int64_t j = at.left; j < at.right; j += at.piece)
+        sum_inner(least(at.piece, at.right - j), at, j, to);
+      for (int64_t j = at.right; j < job.w.positions; ++j) sum_edge(at, j, to);
+    }
+  }
+
+ private:
+  struct Line {
+    const S* from;
+    const T* filter;  // the row that meets it
+  };
+
+  // What the positions of a row have in common.
+  struct Row {
+    const CorrelateJob& job;
+    Line* lines;  // that meet the source: all, with a NaN or Inf in the filter, or those within
+    int64_t count = 0, vectors, packed, taps, step, pixel;
+    const T* filter;
+    int64_t left, right;  // the inner positions, or none with a NaN or Inf in the filter
+    int64_t piece;        // of them at once
+
+    Row(const CorrelateJob& job, int64_t sample, Line* lines)
+        : job(job),
+          lines(lines),
+          vectors(Depthwise::vectors(job)),
+          packed(Depthwise::packed(job)),
+          taps(job.w.taps),
+          step(taps > 1 ? offset(1) - offset(0) : 0),
+          pixel(job.w.step * job.source.w),
+          filter(static_cast<const T*>(job.filter) + sample / job.batch * vectors * packed) {
+      auto [begin, end] = inner_of(job.w);
+      left = begin, right = *job.special ? begin : end;
+      int64_t inner = right - left;
+      piece = inner > 0 ? quotient_up(inner, quotient_up(inner, kAcross)) : 0;
+    }
+
+    void find_lines(int64_t row, const S* source) {
+      count = 0;
+      for (int64_t r = 0; r < job.h.taps; ++r) {
+        int64_t y = source_or_none(job.h, job.h.base[row] + job.h.offset[r]);
+        if (y >= 0 || *job.special)
+          lines[count++] = {y < 0 ? nullptr : source + y * job.source.h,
+                            filter + (1 + r * taps) * lanes};
+      }
+    }
+    int64_t offset(int64_t s) const { return job.w.offset[from_left(job.w, s)] * job.source.w; }
+    bool outside(int64_t j, int64_t s) const {
+      auto [begin, end] = job.w.inner[from_left(job.w, s)];
+      return j < begin || j >= end;
+    }
+  };
+
+  // Positions all of whose taps meet the source.
+  static std::pair<int64_t, int64_t> inner_of(const AxisMap& w) {
+    int64_t left = 0, right = w.positions;
+    for (int64_t s = 0; s < w.taps; ++s) {
+      left = most(left, w.inner[s].first);
+      right = least(right, w.inner[s].second);
+    }
+    left = least(left, w.positions);
+    return {left, most(left, right)};
+  }
+  static int64_t edges(const AxisMap& w) {
+    auto [left, right] = inner_of(w);
+    return w.positions - (right - left);
+  }
+  static int64_t vectors(const CorrelateJob& job) { return quotient_up(job.groups, lanes); }
+  static int64_t packed(const CorrelateJob& job) { return (1 + job.h.taps * job.w.taps) * lanes; }
+  static int64_t channel_of(const CorrelateJob& job, int64_t vector) {
+    return least(vector * lanes, job.groups - lanes);
+  }
+  static int64_t row_block(const CorrelateJob& job) {
+    return quotient_up(kTask, job.w.positions * vectors(job));
+  }
+
+  template <int COUNT = kAcross>
+  static void sum_inner(int64_t count, const Row& at, int64_t j, S* to) {
+    if constexpr (COUNT > 1)
+      if (count < COUNT) return sum_inner<COUNT - 1>(count, at, j, to);
+    const CorrelateJob& job = at.job;
+    int64_t x = job.w.base[j] * job.source.w + at.offset(0);
+    for (int64_t v = 0; v < at.vectors; ++v) {
+      int64_t channel = channel_of(job, v);
+      V sum[COUNT];
+      for (int i = 0; i < COUNT; ++i) sum[i] = load<T>(at.filter + v * at.packed);
+      for (const Line* line = at.lines; line < at.lines + at.count; ++line)
+        add_row(line->filter + v * at.packed, line->from + x + channel, at, sum);
+      for (int i = 0; i < COUNT; ++i)
+        store<T>(sum[i], to + job.w.position[j + i] * job.result.w + channel);
+    }
+  }
+
+  // A position some of whose taps meet the padding: they add nothing but what a NaN or Inf times 0
+  // is.
+  static void sum_edge(const Row& at, int64_t j, S* to) {
+    int64_t first = 0, last = at.taps;
+    while (first < last && at.outside(j, first)) ++first;
+    while (first < last && at.outside(j, last - 1)) --last;
+    for (int64_t v = 0; v < at.vectors; v += kEdge)
+      sum_edge<kEdge>(least<int64_t>(kEdge, at.vectors - v), at, j, first, last, v, to);
+  }
+  template <int COUNT>
+  static void sum_edge(int64_t count, const Row& at, int64_t j, int64_t first, int64_t last,
+                       int64_t v, S* to) {
+    if constexpr (COUNT > 1)
+      if (count < COUNT) return sum_edge<COUNT - 1>(count, at, j, first, last, v, to);
+    const CorrelateJob& job = at.job;
+    int64_t x = job.w.base[j] * job.source.w + at.offset(0), channel[COUNT];
+    V sum[COUNT];
+    for (int i = 0; i < COUNT; ++i) {
+      channel[i] = channel_of(job, v + i);
+      sum[i] = load<T>(at.filter + (v + i) * at.packed);
+    }
+    for (const Line* line = at.lines; line < at.lines + at.count; ++line) {
+      const T* filter = line->filter + v * at.packed;
+      int64_t end = line->from ? last : first;
+      for (int64_t s = first; s < end; ++s)
+        for (int i = 0; i < COUNT; ++i)
+          sum[i] += load<T>(filter + i * at.packed + s * lanes) *
+                    load<T>(line->from + x + s * at.step + channel[i]);
+      if (*job.special)
+        for (int64_t s = 0; s < at.taps; ++s)
+          for (int i = 0; i < COUNT; ++i)
+            if (s < first || s >= end) sum[i] += load<T>(filter + i * at.packed + s * lanes) * T(0);
+    }
+    for (int i = 0; i < COUNT; ++i)
+      store<T>(sum[i], to + job.w.position[j] * job.result.w + channel[i]);
+  }
+
+  // A row of the filter, whose taps share what they load if they meet neighbouring positions.
+  template <int COUNT>
+  static void add_row(const T* filter, const S* from, const Row& at, V (&sum)[COUNT]) {
+    int64_t s = 0;
+    if (kTogether > 1 && at.step == at.pixel)
+      for (; s + kTogether <= at.taps; s += kTogether)
+        add_taps<kTogether>(filter + s * lanes, from + s * at.step, at.pixel, sum);
+    for (; s < at.taps; ++s) add_taps<1>(filter + s * lanes, from + s * at.step, at.pixel, sum);
+  }
+
+  template <int TAPS, int COUNT>
+  static void add_taps(const T* filter, const S* from, int64_t pixel, V (&sum)[COUNT]) {
+    V value[COUNT + TAPS - 1];
+#pragma GCC unroll 16
+    for (int i = 0; i < COUNT + TAPS - 1; ++i) value[i] = load<T>(from + i * pixel);
+#pragma GCC unroll 16
+    for (int s = 0; s < TAPS; ++s) {
+      V f = load<T>(filter + s * lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < COUNT; ++i) sum[i] += f * value[i + s];
+    }
+  }
+};

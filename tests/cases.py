@@ -151,6 +151,7 @@ EDGES = {
     "depthwise_7": case((2, 16, 6, 17), (16, 1, 7, 7), (1, 1), (3, 3, 3, 3)),
     "depthwise_doubled": case((2, 5, 8, 7), (10, 1, 3, 3), (2, 1), ALL),
     "depthwise_reflect": case((2, 18, 7, 9), (18, 1, 5, 3), (1, 1), (2, 2, 1, 1), mode="reflect"),
+    "depthwise_circular": case((2, 6, 5, 4), (6, 1, 3, 3), (2, 1), (4, 4, 1, 1), mode="circular"),
     "depthwise_segments": case((4, 6, 6, 5), (2, 6, 1, 3, 3), (1, 2), ALL),
     # Filters of their own for parts of the batch.
     "segments": case((6, 3, 6, 5), (3, 4, 3, 3, 2), (1, 2), (1, 0, 1, 1)),

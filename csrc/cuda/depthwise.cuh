@@ -63,7 +63,8 @@ struct Depthwise {
       const S* lines[kStrip];
 #pragma unroll
       for (int i = 0; i < kStrip; ++i) {
-        int at = shown(h, y + i * step_y);
+        // Beyond the last position a coordinate shows nothing, not even by mirrors.
+        int at = row + i < h.positions ? shown(h, y + i * step_y) : -1;
         lines[i] = at < 0 ? nullptr : source + at * job.source.h;
       }
       const S* factor = filter + r * step_r;

@@ -83,7 +83,7 @@ LAYERS = {
     "pointwise": case((2, 40, 12, 12), (130, 40, 1, 1)),
     "groups": case((2, 24, 11, 11), (36, 6, 3, 3), (1, 1), ALL),
     "depthwise": case((5, 34, 11, 10), (34, 1, 3, 3), (1, 1), ALL),
-    "depthwise vectors": case((5, 72, 11, 10), (72, 1, 4, 3), (2, 1), ALL),
+    "depthwise vectors": case((2, 40, 9, 10), (40, 1, 4, 3), (2, 1), ALL),
     "circular": case((2, 6, 12, 13), (12, 6, 3, 3), (1, 1), (3, 3, 3, 3), mode="circular"),
 }
 

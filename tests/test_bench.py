@@ -90,6 +90,9 @@ def test_bench_of_nothing_is_an_error():
     done = command("bench", "--layers", "", "--models", "")
     assert done.returncode == 1
     assert done.stderr.strip() == "no layer and no model has such a name"
+    done = command("bench", "--layers", "post*", "--batches", "0")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "--batches must be at least 1"
 
 
 def test_info():

@@ -108,7 +108,7 @@ struct Channels {
     else
       pixels *= all.copies() > 1 ? 0.82 * lanes : 0.82;
     double storing = 2.2 * job.groups * job.rows;
-    if (job.result.c == 1)  // a panel that fills no vector is stored element by element
+    if (job.result.c == 1)  // a panel that fills no vector is stored by elements: 60, by hand
       storing = 35 * panels + (job.groups * job.rows % lanes != 0 ? 60 : 0);
     return panels * products + pixels + storing * job.h.positions * columns.positions;
   }

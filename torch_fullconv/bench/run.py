@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(
             f"the benchmark needs {' and '.join(missing)}: pip install 'torch_fullconv[bench]'"
         )
+    if arguments.batches < 1:
+        raise SystemExit("--batches must be at least 1")
     if arguments.device == "cuda":
         prepare_cuda()
     layers = [

@@ -47,7 +47,7 @@ each_layout = pytest.mark.parametrize("place", [Tensor.contiguous, channels_last
 def smallest(dtype: torch.dtype) -> int:
     """Its exponent. Pairs of bfloat16 count what is below the normal numbers as zero."""
     info = torch.finfo(dtype)
-    normal = dtype == BF16 and ops.instruction_set() == "avx512_bf16"
+    normal = dtype == BF16 and ops.instruction_set() in ("avx512_bf16", "amx")
     return round(log2(info.smallest_normal if normal else info.smallest_normal * info.eps))
 
 

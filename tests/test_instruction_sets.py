@@ -47,7 +47,8 @@ from test_winograd import assert_winograd
 from torch_fullconv import ops
 from torch_fullconv.ops import ALGORITHMS
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
+BF16_ONLY = ("avx512_bf16", "amx")  # the others of their engines are avx512's
 X86 = os.uname().machine == "x86_64"
 
 
@@ -119,12 +120,13 @@ def halves() -> None:
     for dtype in (F16, BF16):
         x = torch.arange(65536).to(torch.uint16).view(dtype).view(1, 1, 256, 256)
         f = torch.tensor(factors, dtype=dtype).view(-1, 1, 1, 1)
-        products = (x.float() * f.float().view(-1, 1, 1)).to(dtype)
+        exact = x.float() * f.float().view(-1, 1, 1)
+        products = exact.to(dtype)
         for format in (torch.contiguous_format, torch.channels_last):
             y = ops.correlate(x, f.contiguous(memory_format=format), None, ops.Geometry())
-            if dtype == BF16 and ops.instruction_set() == "avx512_bf16":
+            if dtype == BF16 and ops.instruction_set() in BF16_ONLY:
                 tiny = torch.finfo(BF16).tiny
-                subnormal = (x.abs() < tiny) | (products.abs() < tiny)
+                subnormal = (x.abs() < tiny) | (exact.abs() < tiny)
                 y = y.where((y != 0) | ~subnormal, products)
             torch.testing.assert_close(y, products, rtol=0, atol=0, equal_nan=True)
 
@@ -151,7 +153,7 @@ def pooling() -> None:
 def check_all(path: str) -> None:
     """One that adds an engine for bfloat16 takes the others of avx512."""
     assert ops.instruction_set() == os.environ["TORCH_FULLCONV_ISA"]
-    dtypes = (BF16,) if ops.instruction_set() == "avx512_bf16" else DTYPES
+    dtypes = (BF16,) if ops.instruction_set() in BF16_ONLY else DTYPES
     edges(path, dtypes)
     sweep(dtypes)
     if len(dtypes) > 1:
@@ -191,7 +193,7 @@ def test_exact(checked, instruction_set):
 
 @pytest.mark.parametrize("instruction_set", [s for s in INSTRUCTION_SETS if s != "baseline"])
 def test_the_variable_chooses(checked, instruction_set):
-    plainer = "avx512" if instruction_set == "avx512_bf16" else "baseline"
+    plainer = {"avx512_bf16": "avx512", "amx": "avx512_bf16"}.get(instruction_set, "baseline")
     assert checked(instruction_set) != checked(plainer)
 
 
@@ -207,7 +209,7 @@ def test_wrong_name_is_a_clear_error():
 
 # The linked library's functions by source file, with the instructions in each.
 
-NEWER = ("engine_avx2.cpp", "engine_avx512.cpp", "engine_avx512_bf16.cpp")
+NEWER = ("engine_avx2.cpp", "engine_avx512.cpp", "engine_avx512_bf16.cpp", "engine_amx.cpp")
 BMI = re.compile(r"\t(andn|bextr|bls\w+|shlx|shrx|sarx|rorx|mulx|pdep|pext|[tl]zcnt)\w? ")
 
 
@@ -251,7 +253,8 @@ def functions() -> dict[str, dict[str, str]]:
     ("source", "uses", "never"),
     [
         ("engine_avx512.cpp", "%zmm", "dpbf16"),
-        ("engine_avx512_bf16.cpp", "vdpbf16ps", None),
+        ("engine_avx512_bf16.cpp", "vdpbf16ps", "tdpbf16"),
+        ("engine_amx.cpp", "vdpbf16ps", None),
         ("engine_avx2.cpp", "%ymm", r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])\b"),
         ("engine_baseline.cpp", "%xmm", r"%[yz]mm|\tv[a-z]"),
     ],

@@ -7,6 +7,7 @@ has one of its own. Winograd's, which round, have tests of their own (test_winog
 from pathlib import Path
 
 import pytest
+import torch
 from cases import BF16, EDGES, F32, F64, operands
 from layouts import channels_last
 from test_instruction_sets import edges, run, saved, sweep  # noqa: F401, a fixture
@@ -16,6 +17,7 @@ from torch_fullconv import ops
 BOTH = {"forward", "input gradient"}
 ALL = {*BOTH, "filter gradient"}
 WAYS = {
+    "amx": ALL,
     "channels": ALL,
     "depthwise": BOTH,
     "direct": ALL,
@@ -27,11 +29,11 @@ WAYS = {
 }
 
 
-def taken(way: str) -> set[str]:
+def taken(way: str, dtype: torch.dtype) -> set[str]:
     """The passes that a layer of the edges goes that way."""
     passes = set()
     for case in EDGES.values():
-        t = operands(case, F32)
+        t = operands(case, dtype)
         if t.filter.dim() == 4 and t.input.numel() * t.grad.numel() > 0:
             for x in (t.input, channels_last(t.input)):
                 names = ops.ways(x, t.filter, case.geometry)
@@ -40,13 +42,16 @@ def taken(way: str) -> set[str]:
 
 
 def check(way: str, path: str) -> None:
-    assert taken(way) == WAYS[way]
-    edges(path, (F32,))
-    sweep((F32, F64, BF16))
+    dtypes = (BF16,) if way == "amx" else (F32, F64, BF16)
+    assert taken(way, dtypes[0]) == WAYS[way]
+    edges(path, dtypes[:1])
+    sweep(dtypes)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_exact_wherever_it_can_be(way: str, saved: Path) -> None:  # noqa: F811
+    if way == "amx" and ops.instruction_set() != "amx":
+        pytest.skip("this processor has no matrix unit, or TORCH_FULLCONV_ISA names another set")
     code = f"import test_ways as t; t.check({way!r}, {str(saved)!r})"
     done = run(code, TORCH_FULLCONV_WAY=way)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -171,7 +171,7 @@ def meetings(
 
 
 def instruction_set() -> str:
-    """The instruction set in use: 'avx512_bf16', 'avx512', 'avx2' or 'baseline'."""
+    """The instruction set in use: 'amx', 'avx512_bf16', 'avx512', 'avx2' or 'baseline'."""
     name: str = _ops.instruction_set.default()
     return name
 

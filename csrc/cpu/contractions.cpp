@@ -51,8 +51,10 @@ struct Choice {
 template <class Way, size_t COUNT, class Job>
 Choice<Way> cheapest(const Way (&ways)[COUNT], const Job& job) {
   Choice<Way> best{nullptr, kNever};
-  for (const Way& way : ways)
+  for (const Way& way : ways) {
+    if (!way.cost) break;
     if (double cost = cost_of(way, job); !best.way || cost < best.cost) best = {&way, cost};
+  }
   return best;
 }
 
@@ -165,7 +167,7 @@ WeightJob directly(WeightJob job, int64_t segment, int64_t scalar_size) {
   job.grad.data = advance(job.grad.data, segment * job.batch * job.grad.n * scalar_size);
   job.result = advance(job.result, segment * job.segment * scalar_size);
   job.segments = 1;
-  job.algorithm = Algorithm::direct;
+  job.exact = true;
   return job;
 }
 

@@ -70,7 +70,8 @@ struct Correlate {
         const S* at = from + first * filter.row + chunk.channel * filter.depth;
         special |=
             FilterChunk<S, T>{
-                at, filter, job.h, job.w, lanes, chunk.channels, to + chunk.first * width, 0}
+                at, filter,        job.h, job.w, lanes, chunk.channels, to + chunk.first * width,
+                0,  chunk.channels}
                 .pack();
       }
       if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);

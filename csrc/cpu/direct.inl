@@ -265,7 +265,8 @@ struct Direct {
                             least(count * kColumns<T>, job.rows - first),
                             least(channels * kNumbers<E>, job.depth - channel * kNumbers<E>),
                             to,
-                            size};
+                            size,
+                            least(channels, elements<E>(job.depth) - channel)};
     bool special = chunk.pack();
     if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
     return special;

@@ -158,7 +158,7 @@ struct DirectWeight {
   static void run(const WeightJob& job, int64_t task, void* scratch) {
     Blocks blocks(job);
     int64_t owner = task / job.splits, split = task % job.splits;
-    Place place(job, blocks, owner);
+    WeightPlace place(job, blocks, owner);
     T* sums = static_cast<T*>(scratch);
     E* grads = reinterpret_cast<E*>(sums + blocks.size(job));
     E* padded = grads + grads_size(job, blocks);
@@ -196,7 +196,7 @@ struct DirectWeight {
                      sums + panel * place.channels * blocks.taps * kColumns<T>);
       }
     }
-    if (job.splits == 1) store_sums(job, blocks, place, sums);
+    if (job.splits == 1) store_sums<S>(job, place, place.channels, sums);
   }
 
   static int64_t reduce_tasks(const WeightJob& job) {
@@ -205,32 +205,17 @@ struct DirectWeight {
 
   static void reduce(const WeightJob& job, int64_t owner) {
     Blocks blocks(job);
-    Place place(job, blocks, owner);
+    WeightPlace place(job, blocks, owner);
     T* sum = static_cast<T*>(job.partial) + owner * job.splits * blocks.size(job);
     for (int64_t split = 1; split < job.splits; ++split) {
       const T* part = sum + split * blocks.size(job);
       for (int64_t i = 0; i < place.panels * place.channels * blocks.taps * kColumns<T>; ++i)
         sum[i] += part[i];
     }
-    store_sums(job, blocks, place, sum);
+    store_sums<S>(job, place, place.channels, sum);
   }
 
  private:
-  struct Place {  // the part of the result that a task adds to
-    int64_t segment, group, channel, channels, panel, panels;
-
-    Place(const WeightJob& job, const Blocks& blocks, int64_t owner) {
-      panel = owner % blocks.panel_blocks() * blocks.panel_block;
-      panels = least(blocks.panel_block, blocks.panels - panel);
-      owner /= blocks.panel_blocks();
-      channel = owner % blocks.channel_blocks(job) * blocks.channel_block;
-      channels = least(blocks.channel_block, job.channels - channel);
-      owner /= blocks.channel_blocks(job);
-      group = owner % job.groups;
-      segment = owner / job.groups;
-    }
-  };
-
   static int64_t columns_of(const WeightJob& job, int64_t panel) {
     return least(kColumns<T>, job.filters - panel * kColumns<T>);
   }
@@ -262,7 +247,7 @@ struct DirectWeight {
   }
 
   // Adds one panel's products over a block of rows, chain by chain.
-  static void add_products(const WeightJob& job, const Blocks& blocks, const Place& place,
+  static void add_products(const WeightJob& job, const Blocks& blocks, const WeightPlace& place,
                            const PaddedBlock& block, const E* padded, int64_t row, int64_t rows,
                            int64_t pair, PanelGrads<E> grads, int64_t columns, T* sums) {
     int64_t step = job.w.step * place.channels;
@@ -302,52 +287,5 @@ struct DirectWeight {
       for (int64_t j = 0; j < width; ++j)
         for (int64_t k = 0; k < columns; k += lanes) special.see(load<E>(grads.from(i, j).at + k));
     return !special.any();
-  }
-
-  static void store_sums(const WeightJob& job, const Blocks& blocks, const Place& place,
-                         const T* sums) {
-    S* to = static_cast<S*>(job.result) + place.segment * job.segment +
-            place.group * job.filters * job.k + place.channel * job.c;
-    int64_t depth = place.channels * blocks.taps;
-    bool by_channel = job.c == 1;  // else the taps of all channels may be neighbours
-    bool by_tap = job.s == 1 && job.r == job.w.taps && job.c == blocks.taps;
-    for (int64_t panel = 0; panel < place.panels; ++panel, sums += depth * kColumns<T>) {
-      int64_t columns = columns_of(job, place.panel + panel);
-      S* first = to + (place.panel + panel) * kColumns<T> * job.k;
-      if (by_tap) {
-        auto from = [&](int64_t i) {
-          return sums + (i % blocks.taps * place.channels + i / blocks.taps) * kColumns<T>;
-        };
-        store_lines(columns, depth, from, first, job.k, 1);
-        continue;
-      }
-      for (int64_t tap = 0; tap < blocks.taps; ++tap) {
-        auto from = [&](int64_t c) { return sums + (tap * place.channels + c) * kColumns<T>; };
-        store_lines(columns, place.channels, from,
-                    first + tap / job.w.taps * job.r + tap % job.w.taps * job.s, job.k,
-                    by_channel ? 1 : job.c);
-      }
-    }
-  }
-
-  // to[column·stride + i·step] = from(i)[column].
-  template <class F>
-  static void store_lines(int64_t columns, int64_t count, F from, S* to, int64_t stride,
-                          int64_t step) {
-    for (int64_t i = 0; i < count; i += lanes)
-      for (int64_t k = 0; k < columns; k += lanes) {
-        int64_t some = least(lanes, count - i), rows = least(lanes, columns - k);
-        S* at = to + k * stride + i * step;
-        if (step != 1 || some < lanes || rows < lanes) {
-          for (int64_t x = 0; x < some; ++x)
-            for (int64_t m = 0; m < rows; ++m)
-              narrow(from(i + x)[k + m], at[m * stride + x * step]);
-          continue;
-        }
-        V square[lanes];
-        for (int64_t x = 0; x < lanes; ++x) square[x] = load<T>(from(i + x) + k);
-        transpose<T>(square);
-        for (int64_t m = 0; m < lanes; ++m) store<T>(square[m], at + m * stride);
-      }
   }
 };

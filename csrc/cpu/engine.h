@@ -67,6 +67,7 @@ struct WeightJob {
   void* partial;  // the parts' results; unused for one part of a real tensor
   Algorithm algorithm;
   bool* spread;  // [segments] as CorrelateJob's
+  bool exact;    // not by a way that may set it
   AxisMap h, w;
 };
 
@@ -119,10 +120,10 @@ struct WeightWay {
 // The functions for one storage type (float, double, bfloat16, half). Sizes are in bytes; the last
 // of the ways can do every job.
 struct Engine {
-  CorrelateWay channels;  // does `columns`, all maps of a row, at once
-  CorrelateWay correlate[9];
+  CorrelateWay channels;       // does `columns`, all maps of a row, at once
+  CorrelateWay correlate[10];  // as many as there are, then none
   ScatterWay scatter;
-  WeightWay weight[6];
+  WeightWay weight[7];
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };
@@ -140,6 +141,9 @@ extern const InstructionSet baseline_instruction_set;
 extern const InstructionSet avx2_instruction_set, avx512_instruction_set,
     avx512_bf16_instruction_set;
 extern const Engine avx512_f32_engine, avx512_f64_engine, avx512_f16_engine;
+#if defined(__linux__)
+extern const InstructionSet amx_instruction_set;
+#endif
 #endif
 
 // The best instruction set that this processor has, or the one that TORCH_FULLCONV_ISA names.

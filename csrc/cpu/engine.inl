@@ -5,8 +5,8 @@
 //     FULLCONV_TILE_ROWS      rows of a tile that fill its registers
 //     FULLCONV_SUPPORTED      whether this processor has it
 //
-// and, if it has vdpbf16ps, FULLCONV_BF16_PAIRS. Then its engine for bfloat16 is its own, the
-// others are those of FULLCONV_OTHERS.
+// and, if it has vdpbf16ps, FULLCONV_BF16_PAIRS, with FULLCONV_MATRIX_UNIT if there is one. Then
+// its engine for bfloat16 is its own, the others are those of FULLCONV_OTHERS.
 //
 // All code below has internal linkage: an inline function shared between instruction sets
 // would be merged by the linker, and the copy it keeps may hold instructions the processor lacks.
@@ -36,11 +36,19 @@ namespace {
 #include "pointwise.inl"
 #include "dots.inl"
 #include "unreached.inl"
+#ifdef FULLCONV_MATRIX_UNIT
+#include "matrix_unit.inl"
+#include "amx.inl"
+#endif
 #include "scatter.inl"
 #include "weight.inl"
 #include "channels_weight.inl"
 #include "lines_weight.inl"
+#include "weight_sums.inl"
 #include "direct_weight.inl"
+#ifdef FULLCONV_MATRIX_UNIT
+#include "amx_weight.inl"
+#endif
 #include "channel_sum.inl"
 #include "transforms.inl"
 #include "strips.inl"
@@ -87,18 +95,27 @@ constexpr ScatterWay scatter_way(const char* name) {
 
 template <class S>
 constexpr Engine make_engine() {
-  return {correlate_way<Channels<S>>("channels"),
-          {correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
-           correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Depthwise<S>>("depthwise"),
-           correlate_way<Dots<S>>("dots"), correlate_way<Pointwise<S>>("pointwise"),
-           correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
-           correlate_way<Correlate<S>>("gemm")},
-          scatter_way<Scatter<S>>("scatter"),
-          {weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
-           weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
-           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
-          ChannelSum<S>::tasks,
-          ChannelSum<S>::run};
+  return {
+      correlate_way<Channels<S>>("channels"),
+      {
+#ifdef FULLCONV_MATRIX_UNIT
+          correlate_way<Amx<S>>("amx"),
+#endif
+          correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
+          correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Depthwise<S>>("depthwise"),
+          correlate_way<Dots<S>>("dots"), correlate_way<Pointwise<S>>("pointwise"),
+          correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
+          correlate_way<Correlate<S>>("gemm")},
+      scatter_way<Scatter<S>>("scatter"),
+      {
+#ifdef FULLCONV_MATRIX_UNIT
+          weight_way<AmxWeight<S>>("amx"),
+#endif
+          weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
+          weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
+          weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
+      ChannelSum<S>::tasks,
+      ChannelSum<S>::run};
 }
 
 template <class Way>

@@ -17,6 +17,7 @@ struct FilterChunk {
   int64_t columns, channels;
   E* to;
   int64_t panel;  // elements from panel to panel
+  int64_t pitch;  // and from tap to tap, in columns
   Special<E> special = {};
 
   // Says whether there was a NaN or Inf.
@@ -61,7 +62,7 @@ struct FilterChunk {
     return element_of_line<E>(from, filter.depth, index, channels);
   }
   E* place(int64_t tap, int64_t channel, int64_t column) const {
-    return to + column / kColumns<E> * panel + (tap * depth() + channel) * kColumns<E> +
+    return to + column / kColumns<E> * panel + (tap * pitch + channel) * kColumns<E> +
            column % kColumns<E>;
   }
   void put(V value, E* place) {

@@ -11,6 +11,9 @@ namespace {
 
 const InstructionSet& choose() {
   const InstructionSet* all[] = {
+#if defined(__x86_64__) && defined(__linux__)
+      &amx_instruction_set,
+#endif
 #if defined(__x86_64__)
       &avx512_bf16_instruction_set, &avx512_instruction_set, &avx2_instruction_set,
 #endif

@@ -43,7 +43,7 @@ struct WinogradWeight {
   static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
 
   static double cost(const WeightJob& job) {
-    if (job.algorithm == Algorithm::direct || job.components != 1) return kNever;
+    if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
     if (job.algorithm == Algorithm::winograd) return 0;

@@ -46,7 +46,7 @@ from torch_fullconv import functional, ops
 from torch_fullconv.autograd import Correlate
 from torch_fullconv.ops import ALGORITHMS
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 CHUNK = 500
 Place = Callable[[Tensor], Tensor]
 

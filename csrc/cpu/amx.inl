@@ -1,37 +1,41 @@
-// correlate by the matrix unit: each of its rows is a position, its depth channels and neighbouring
-// taps, its columns the result's channels:
+// correlate by the matrix unit: its rows are positions, its depth channels and neighbouring taps,
+// its columns the result's channels:
 //
 //     result[position][k] = Σ_tap Σ_c source[position + tap][c] · filter[tap][c][k]
 //
 // The source's elements lie in a padded block as direct.inl has it, so that every tap is a shift of
-// it, or, where channels are neighbours and no tap meets the padding, in the source itself. A row's
-// positions fall into pieces of equal length, the last of which begins earlier than where the one
-// before it ends if they do not fill it; two pieces, of one row or of two, share the filter. Their
-// sums are complete when they leave the unit. Scratch a task: the blocks of some samples, the sums
-// of two pieces.
+// it, or, where channels are neighbours and no tap meets the padding, in the source itself.
+// Positions fall into pieces of equal length, of a row each, or where rows are short of several,
+// with what lies between them: that is multiplied too, and left out of the result. A last piece
+// begins earlier than where the one before it ends if the positions do not fill it. Two pieces
+// share the filter, and their sums are complete when they leave the unit. Scratch a task: the
+// blocks of some samples, the sums of two pieces.
 
 constexpr int64_t kAmxBytes = 3 << 17;     // of a task's blocks: they stay in the L2
 constexpr int64_t kAmxRowBytes = 1 << 21;  // of the block of one row, at most
 constexpr int64_t kAmxFilter = 1 << 16;    // bytes of a filter's panels that share two pieces
+constexpr int64_t kAmxShort = 12;          // rows of the unit: with fewer, loads take the time
 
 struct AmxBlocks {
   int64_t taps, depth;               // of the job, the depth in pairs
   int64_t together;                  // taps of a row that are one run
   int64_t unit_depth, steps, pitch;  // products of a run; pairs of a position
-  int64_t pieces, piece;             // of a row, and its positions
+  int64_t width;                     // positions from row to row, if a piece may have several, or 0
+  int64_t pieces, piece;             // of a row, or of all rows of a sample; positions of one
   int64_t panels, panel_block, row_block, sample_block;
 
   explicit AmxBlocks(const CorrelateJob& job)
       : taps(job.h.taps * job.w.taps), depth(quotient_up(job.depth, 2)) {
     bool neighbours = job.w.offset[job.w.taps - 1] - job.w.offset[0] == job.w.taps - 1;
     together = neighbours && depth <= kUnitDepth ? job.w.taps : 1;
-    steps = quotient_up(together * depth, kUnitDepth);
-    if (together > 1)
-      while (together * depth % steps != 0) ++steps;
-    unit_depth = quotient_up(together * depth, steps);
+    // Zeros behind the channels let a run fill the unit; without them the source may do as it is.
+    int64_t run = together * depth;
+    steps = quotient_up(run, kUnitDepth);
+    int64_t even = steps;
+    while (run % even != 0) ++even;
+    if (together > 1 || 3 * even <= 4 * steps) steps = even;
+    unit_depth = quotient_up(run, steps);
     pitch = together > 1 ? depth : unit_depth * steps;
-    pieces = quotient_up(job.w.positions, kUnitRows);
-    piece = quotient_up(job.w.positions, pieces);
     panels = panel_block = quotient_up(job.rows, kColumns<float>);
 
     row_block = job.h.positions;
@@ -52,6 +56,7 @@ struct AmxBlocks {
         panel_block = quotient_up(panel_block, 2);
       else
         break;
+    cut_rows(job);
   }
   int64_t block_bytes(const CorrelateJob& job) const {
     return PaddedBlock(job.h, job.w, row_block).positions() * pitch * sizeof(Pair);
@@ -67,12 +72,304 @@ struct AmxBlocks {
   int64_t tasks(const CorrelateJob& job) const {
     return job.segments * job.groups * panel_blocks() * sample_blocks(job) * row_blocks(job);
   }
+  // Whether the job needs no block.
+  bool in_source(const CorrelateJob& job) const {
+    auto inside = [](const AxisMap& axis) {
+      for (int64_t tap = 0; tap < axis.taps; ++tap)
+        if (axis.inner[tap].first > 0 || axis.inner[tap].second < axis.positions) return false;
+      return true;
+    };
+    return job.source.c == 1 && job.depth == 2 * pitch && inside(job.h) && inside(job.w) &&
+           (together == 1 || job.source.w == job.depth);
+  }
+
+ private:
+  void cut_rows(const CorrelateJob& job) {
+    pieces = quotient_up(job.w.positions, kUnitRows);
+    piece = quotient_up(job.w.positions, pieces);
+    width = 0;
+    if (job.h.step != 1 || job.w.step != 1) return;
+    int64_t wide = PaddedBlock(job.h, job.w, 1).width;
+    if (in_source(job)) {
+      if (job.source.h % job.source.w != 0) return;
+      wide = job.source.h / job.source.w;
+    }
+    if (wide >= pieces * most(piece, kAmxShort)) return;
+    width = wide;
+    int64_t last = job.h.positions - (row_blocks(job) - 1) * row_block;  // rows of the last block
+    piece = least(kUnitRows, (last - 1) * width + job.w.positions);
+  }
+};
+
+// One task of Amx: some rows of some samples, and some panels of the filter.
+template <class S>
+class AmxTask {
+ public:
+  static int64_t scratch(const CorrelateJob& job, const AmxBlocks& blocks) {
+    int64_t block = blocks.in_source(job) ? 0 : round_up(blocks.block_bytes(job), 64);
+    return 2 * kSums * sizeof(float) + 2 * blocks.taps * sizeof(RunPlace) +
+           blocks.sample_block * block + 64;
+  }
+
+  AmxTask(const CorrelateJob& job, int64_t task, void* scratch)
+      : job_(job), blocks_(job), block_(job.h, job.w, 1), sums_(static_cast<float*>(scratch)) {
+    row_ = task % blocks_.row_blocks(job) * blocks_.row_block;
+    rows_ = least(blocks_.row_block, job.h.positions - row_);
+    task /= blocks_.row_blocks(job);
+    sample_ = task % blocks_.sample_blocks(job) * blocks_.sample_block;
+    samples_ = least(blocks_.sample_block, job.batch - sample_);
+    task /= blocks_.sample_blocks(job);
+    panel_ = task % blocks_.panel_blocks() * blocks_.panel_block;
+    panels_ = least(blocks_.panel_block, blocks_.panels - panel_);
+    unit_ = task / blocks_.panel_blocks();
+    group_ = unit_ % job.groups;
+    sample_ += unit_ / job.groups * job.batch;
+    block_ = PaddedBlock(job.h, job.w, rows_);
+    all_runs_ = reinterpret_cast<RunPlace*>(sums_ + 2 * kSums);
+    some_runs_ = all_runs_ + blocks_.taps;
+    place_source(reinterpret_cast<char*>(some_runs_ + blocks_.taps));
+    find_all_runs();
+  }
+
+  void run() {
+    const Pair* filter = static_cast<const Pair*>(job_.filter) +
+                         (unit_ * blocks_.panels + panel_) * blocks_.panel_size();
+    MatrixUnit unit(blocks_.piece, blocks_.unit_depth);
+    int64_t bytes = blocks_.panel_size() * static_cast<int64_t>(sizeof(Pair));
+    int64_t together = most<int64_t>(1, kAmxFilter / bytes);
+    for (int64_t p = 0; p < panels_; p += together)
+      multiply_panels(unit, filter + p * blocks_.panel_size(), panel_ + p,
+                      panel_ + least(p + together, panels_));
+  }
+
+ private:
+  using V = Vector<float>::type;
+  static constexpr int64_t lanes = Vector<float>::lanes;
+  static constexpr int64_t kSums = kUnitRows * kColumns<float>;  // of a piece
+
+  // Where the block's corner lies, or what would be there; strides in bytes.
+  struct Shifts {
+    const char* data;
+    int64_t sample, row, column;
+  };
+  // Positions from column j of row i of sample n on, and how many rows they reach.
+  struct Piece {
+    int64_t n, i, j, rows;
+  };
+
+  void place_source(char* memory) {
+    const View& view = job_.source;
+    const S* source =
+        static_cast<const S*>(view.data) + sample_ * view.n + group_ * job_.depth * view.c;
+    if (blocks_.in_source(job_)) {
+      source +=
+          (job_.h.base[row_] + block_.low_h) * view.h + (job_.w.base[0] + block_.low_w) * view.w;
+      a_ = {reinterpret_cast<const char*>(source), view.n * kSize, view.h * kSize, view.w * kSize};
+      return;
+    }
+    memory = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+    int64_t column = blocks_.pitch * sizeof(Pair), line = block_.width * column;
+    a_ = {memory, round_up(block_.height * line, 64), line, column};
+    for (int64_t n = 0; n < samples_; ++n)
+      fill_block(source + n * view.n, reinterpret_cast<Pair*>(memory + n * a_.sample));
+  }
+
+  // One sample's elements, zeros behind the channels.
+  void fill_block(const S* sample, Pair* to) const {
+    const View& view = job_.source;
+    const S* end = end_of<S>(view, job_.segments * job_.batch, job_.groups * job_.depth,
+                             job_.h.limit, job_.w.limit);
+    int64_t first_v = job_.h.base[row_] + block_.low_h, complete = job_.depth / 2;
+    auto row_at = [&](Source<S, Pair> source, int64_t v) {
+      if (!block_.is_read(job_.h, v - job_.h.base[row_], job_.h.step))
+        return Source<S, Pair>::unread();
+      int64_t y = source_or_none(job_.h, v);
+      return y < 0 ? Source<S, Pair>{sample, 0, 0} : source + y * view.h;
+    };
+    if (MatrixUnit::spreads(job_.depth, blocks_.pitch) && view.c == 1 && view.w == job_.depth &&
+        job_.w.padding == Padding::zeros) {
+      int64_t first_u = job_.w.base[0] + block_.low_w, width = block_.width;
+      int64_t low = first_u < 0 ? least(width, -first_u) : 0;
+      int64_t high = most(low, least(width, job_.w.limit - first_u));
+      for (int64_t i = 0; i < block_.height; ++i, to += width * blocks_.pitch) {
+        Source<S, Pair> row = row_at({sample}, first_v + i);
+        if (!row.from) continue;
+        int64_t from = row.shown == 0 ? width : low, past = most(from, high);
+        clear(to, 1, from * blocks_.pitch);
+        MatrixUnit::spread(row.from + (first_u + from) * job_.depth, job_.depth, past - from,
+                           to + from * blocks_.pitch, blocks_.pitch);
+        clear(to + past * blocks_.pitch, 1, (width - past) * blocks_.pitch);
+      }
+      return;
+    }
+    auto fill = [&](int64_t index, int64_t count) {
+      Source<S, Pair> source = element_of_line<Pair>(sample, view.c, index, job_.depth);
+      fill_padded(
+          block_, first_v, [&](int64_t v) { return row_at(source, v); }, 2 * view.c, view.w, job_.w,
+          count, to + index, blocks_.pitch, end);
+    };
+    // A last pair that is not full apart.
+    if (complete > 0) fill(0, complete);
+    if (complete < blocks_.depth) fill(complete, 1);
+    for (int64_t c = blocks_.depth; c < blocks_.pitch; ++c)
+      for (int64_t i = 0; i < block_.positions(); ++i) to[i * blocks_.pitch + c] = 0;
+  }
+
+  // A run for each tap, or for each row of taps; and between which positions every tap is met.
+  void find_all_runs() {
+    const AxisMap &h = job_.h, &w = job_.w;
+    skips_ = h.padding == Padding::zeros && !*job_.special;
+    bottom_ = h.positions, right_ = w.positions;
+    for (int64_t r = 0; r < h.taps; ++r) {
+      top_ = most(top_, h.inner[r].first), bottom_ = least(bottom_, h.inner[r].second);
+      for (int64_t s = 0; s < w.taps; s += blocks_.together) {
+        left_ = most(left_, w.inner[s].first), right_ = least(right_, w.inner[s].second);
+        all_runs_[count_++] = {
+            (h.offset[r] - block_.low_h) * a_.row + (w.offset[s] - block_.low_w) * a_.column,
+            (r * w.taps + s) * blocks_.pitch * kColumns<Pair>};
+      }
+    }
+  }
+
+  bool one_row(const Piece& at) const { return at.rows == 1 && blocks_.together == 1; }
+  bool meets_all(const Piece& at) const {
+    int64_t row = row_ + at.i;
+    bool columns = !one_row(at) || most(at.j, left_) < least(at.j + blocks_.piece, right_);
+    return most(row, top_) < least(row + at.rows, bottom_) && columns;
+  }
+  bool meets(const Piece& at, int64_t run) const {
+    int64_t row = row_ + at.i, runs_of_row = job_.w.taps / blocks_.together;
+    auto [top, bottom] = job_.h.inner[run / runs_of_row];
+    if (most(row, top) >= least(row + at.rows, bottom)) return false;
+    if (!one_row(at)) return true;
+    auto [left, right] = job_.w.inner[run % runs_of_row];
+    return most(at.j, left) < least(at.j + blocks_.piece, right);
+  }
+  // The runs that either of two pieces meets.
+  const RunPlace* find_runs(const Piece (&pieces)[2], int64_t& count) {
+    count = count_;
+    if (!skips_ || (meets_all(pieces[0]) && meets_all(pieces[1]))) return all_runs_;
+    count = 0;
+    for (int64_t run = 0; run < count_; ++run)
+      if (meets(pieces[0], run) || meets(pieces[1], run)) some_runs_[count++] = all_runs_[run];
+    return some_runs_;
+  }
+
+  int64_t pieces_of_sample() const {
+    if (blocks_.width == 0) return rows_ * blocks_.pieces;
+    return quotient_up((rows_ - 1) * blocks_.width + job_.w.positions, blocks_.piece);
+  }
+  Piece piece_at(int64_t index) const {
+    int64_t n = index / pieces_of_sample(), at = index % pieces_of_sample();
+    if (blocks_.width == 0) {
+      int64_t j = at % blocks_.pieces * blocks_.piece;
+      return {n, at / blocks_.pieces, least(j, job_.w.positions - blocks_.piece), 1};
+    }
+    int64_t last = (rows_ - 1) * blocks_.width + job_.w.positions - blocks_.piece;
+    int64_t first = least(at * blocks_.piece, last), i = first / blocks_.width;
+    return {n, i, first % blocks_.width, (first + blocks_.piece - 1) / blocks_.width - i + 1};
+  }
+
+  // All pieces with some panels of the filter, two at a time.
+  void multiply_panels(const MatrixUnit& unit, const Pair* filter, int64_t panel, int64_t end) {
+    int64_t all = samples_ * pieces_of_sample(), line = job_.w.step * a_.column;
+    auto start = [&](const Piece& at) {
+      return a_.data + at.n * a_.sample + at.i * job_.h.step * a_.row + at.j * line;
+    };
+    for (int64_t index = 0, count; index < all; index += 2) {
+      bool two = index + 1 < all;
+      Piece pieces[2] = {piece_at(index), piece_at(two ? index + 1 : index)};
+      const RunPlace* runs = find_runs(pieces, count);
+      const char *a = start(pieces[0]), *second = start(pieces[1]);
+      const Pair* with = filter;
+      for (int64_t p = panel; p < end; ++p, with += blocks_.panel_size()) {
+        bool wide = job_.rows - p * kColumns<float> > lanes;
+        unit.clear_sums();
+        if (two && wide)
+          unit.add_products<2, 2>(runs, count, blocks_.steps, a, second, line, with);
+        else if (two)
+          unit.add_products<2, 1>(runs, count, blocks_.steps, a, second, line, with);
+        else if (wide)
+          unit.add_products<1, 2>(runs, count, blocks_.steps, a, second, line, with);
+        else
+          unit.add_products<1, 1>(runs, count, blocks_.steps, a, second, line, with);
+        unit.store_sums(sums_, sums_ + kSums);
+        for (int half = 0; half < 1 + two; ++half)
+          store_piece(pieces[half], p, sums_ + half * kSums);
+      }
+    }
+  }
+
+  // Row by row.
+  void store_piece(const Piece& piece, int64_t panel, const float* sums) const {
+    int64_t first = panel * kColumns<float>, columns = least(kColumns<float>, job_.rows - first);
+    int64_t channel = group_ * job_.rows + first;
+    alignas(64) float bias[kColumns<float>] = {};
+    if (job_.bias)
+      copy(bias, 1, static_cast<const S*>(job_.bias) + channel * job_.bias_stride, job_.bias_stride,
+           columns);
+    const View& out = job_.result;
+    S* to = static_cast<S*>(out.data) + (sample_ + piece.n) * out.n + channel * out.c;
+    int64_t done = 0;
+    for (int64_t i = piece.i, j = piece.j; i < piece.i + piece.rows; ++i, j = 0) {
+      int64_t count = least(job_.w.positions - j, blocks_.piece - done);
+      S* row = to + job_.h.position[row_ + i] * out.h;
+      if (count > 0 && out.w == 1 && job_.w.position_step == 1)
+        store_turned(sums, bias, columns, done, count, row + job_.w.position[j], out.c);
+      else
+        store_rows(sums + done * kColumns<float>, bias, columns, j, count, row);
+      done += (blocks_.width == 0 ? count : blocks_.width - j);
+    }
+  }
+
+  void store_rows(const float* sums, const float* bias, int64_t columns, int64_t j, int64_t count,
+                  S* to) const {
+    const View& out = job_.result;
+    const int64_t* position = job_.w.position + j;
+    const float* end = sums + count * kColumns<float>;
+    if (out.c != 1) {
+      for (; sums < end; sums += kColumns<float>, ++position)
+        for (int64_t k = 0; k < columns; ++k)
+          narrow(sums[k] + bias[k], to[*position * out.w + k * out.c]);
+      return;
+    }
+    V low = load<float>(bias), high = load<float>(bias + lanes);
+    if (columns == kColumns<float>)
+      for (; sums < end; sums += kColumns<float>, ++position)
+        MatrixUnit::store_rounded(load<float>(sums) + low, load<float>(sums + lanes) + high,
+                                  to + *position * out.w);
+    else
+      for (; sums < end; sums += kColumns<float>, ++position)
+        MatrixUnit::store_rounded(load<float>(sums) + low, load<float>(sums + lanes) + high,
+                                  columns, to + *position * out.w);
+  }
+
+  // to[column·stride + i] = sums[first + i][column] + bias[column]
+  static void store_turned(const float* sums, const float* bias, int64_t columns, int64_t first,
+                           int64_t count, S* to, int64_t stride) {
+    for (int64_t k = 0; k < columns; k += lanes) {
+      V square[lanes];
+      load_turned<float>(sums + k, kColumns<float>, square);
+      for (int64_t i = 0; i < least(lanes, columns - k); ++i)
+        MatrixUnit::store_rounded(square[i] + bias[k + i], first, count, to + (k + i) * stride);
+    }
+  }
+
+  static constexpr int64_t kSize = sizeof(S);
+
+  const CorrelateJob& job_;
+  AmxBlocks blocks_;
+  int64_t unit_, group_, sample_, samples_, row_, rows_, panel_, panels_;
+  PaddedBlock block_;
+  Shifts a_;
+  bool skips_;  // runs that meet the padding alone
+  int64_t top_ = 0, bottom_, left_ = 0, right_, count_ = 0;
+  RunPlace *all_runs_, *some_runs_;
+  float* sums_;
 };
 
 template <class S>
 struct Amx {
-  using V = Vector<float>::type;
-  static constexpr int64_t lanes = Vector<float>::lanes;
   static constexpr int64_t kPacked = 2;  // panels packed at once
 
   static double cost(const CorrelateJob& job) {
@@ -81,13 +378,17 @@ struct Amx {
     if (area(PaddedBlock(job.h, job.w, 1).positions(), job.depth) * sizeof(S) > kAmxRowBytes)
       return kNever;
     AmxBlocks blocks(job);
-    double vectors = quotient_up(job.rows, lanes), rows = most<int64_t>(8, blocks.piece);
-    double pieces = job.h.positions * blocks.pieces;
-    double products = 2 * rows * blocks.pieces * terms_of(job.h) * job.w.taps / blocks.together;
+    constexpr int64_t lanes = Vector<float>::lanes;
+    double vectors = quotient_up(job.rows, lanes), unit_rows = most(kAmxShort, blocks.piece);
+    double pieces = blocks.width == 0 ? job.h.positions * blocks.pieces
+                                      : 1.0 * job.h.positions * blocks.width / blocks.piece;
+    double runs = terms_of(job.h) / job.h.positions * job.w.taps / blocks.together;
     double filling = job.source.c == 1 ? 3.7 * quotient_up(job.depth, lanes) : 1.0 * job.depth;
-    filling *= in_source(job, blocks) ? 0 : PaddedBlock(job.h, job.w, job.h.positions).positions();
-    double storing = vectors * pieces * blocks.piece * (job.result.c == 1 ? 10 : 25);
-    return job.groups * (products * blocks.steps * vectors + filling + storing);
+    if (blocks.in_source(job)) filling = 0;
+    filling *= PaddedBlock(job.h, job.w, job.h.positions).positions();
+    double storing = blocks.piece * (job.result.c == 1 ? 6 : 15);
+    return job.groups *
+           (vectors * pieces * (2 * unit_rows * runs * blocks.steps + storing + 40) + filling);
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
@@ -121,215 +422,10 @@ struct Amx {
   }
 
   static int64_t tasks(const CorrelateJob& job) { return AmxBlocks(job).tasks(job); }
-
   static int64_t scratch(const CorrelateJob& job) {
-    AmxBlocks blocks(job);
-    int64_t block = in_source(job, blocks) ? 0 : round_up(blocks.block_bytes(job), 64);
-    return 2 * kSums * sizeof(float) + blocks.sample_block * block + blocks.taps * sizeof(RunPlace);
+    return AmxTask<S>::scratch(job, AmxBlocks(job));
   }
-
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
-    AmxBlocks blocks(job);
-    Place place(job, blocks, task);
-    float* sums = static_cast<float*>(scratch);
-    char* padded = reinterpret_cast<char*>(sums + 2 * kSums);
-    PaddedBlock block(job.h, job.w, place.rows);
-    const View& view = job.source;
-    const S* source =
-        static_cast<const S*>(view.data) + place.sample * view.n + place.group * job.depth * view.c;
-    Shifts a;
-    RunPlace* runs = reinterpret_cast<RunPlace*>(padded);
-    if (in_source(job, blocks)) {
-      a = {reinterpret_cast<const char*>(source + (job.h.base[place.row] + block.low_h) * view.h +
-                                         (job.w.base[0] + block.low_w) * view.w),
-           view.n * 2, view.h * 2, view.w * 2};
-    } else {
-      int64_t position = blocks.pitch * sizeof(Pair), line = block.width * position;
-      a = {padded, round_up(block.height * line, 64), line, position};
-      for (int64_t n = 0; n < place.samples; ++n)
-        fill_block(job, blocks, block, place, n, reinterpret_cast<Pair*>(padded + n * a.sample));
-      runs = reinterpret_cast<RunPlace*>(padded + place.samples * a.sample);
-    }
-    const Pair* filter = static_cast<const Pair*>(job.filter) +
-                         (place.unit * blocks.panels + place.panel) * blocks.panel_size();
-    MatrixUnit unit(blocks.piece, blocks.unit_depth);
-    int64_t together = most<int64_t>(1, kAmxFilter / (blocks.panel_size() * sizeof(Pair)));
-    for (int64_t p = 0; p < place.panels; p += together)
-      multiply_panels(job, blocks, place, block, unit, a, runs, filter + p * blocks.panel_size(),
-                      place.panel + p, place.panel + least(p + together, place.panels), sums);
-  }
-
- private:
-  static constexpr int64_t kSums = kUnitRows * kColumns<float>;  // of a piece
-
-  struct Place {  // what a task owns
-    int64_t unit, group, sample, samples, row, rows, panel, panels;
-
-    Place(const CorrelateJob& job, const AmxBlocks& blocks, int64_t task) {
-      row = task % blocks.row_blocks(job) * blocks.row_block;
-      rows = least(blocks.row_block, job.h.positions - row);
-      task /= blocks.row_blocks(job);
-      sample = task % blocks.sample_blocks(job) * blocks.sample_block;
-      samples = least(blocks.sample_block, job.batch - sample);
-      task /= blocks.sample_blocks(job);
-      panel = task % blocks.panel_blocks() * blocks.panel_block;
-      panels = least(blocks.panel_block, blocks.panels - panel);
-      unit = task / blocks.panel_blocks();
-      group = unit % job.groups;
-      sample += unit / job.groups * job.batch;
-    }
-  };
-
-  // Where the elements lie that position 0 of the task's first row and tap (0, 0) meet, counted
-  // from the block's corner; strides in bytes.
-  struct Shifts {
-    const char* data;
-    int64_t sample, row, column;
-  };
-
-  // Whether the job needs no block.
-  static bool in_source(const CorrelateJob& job, const AmxBlocks& blocks) {
-    auto inside = [](const AxisMap& axis) {
-      for (int64_t tap = 0; tap < axis.taps; ++tap)
-        if (axis.inner[tap].first > 0 || axis.inner[tap].second < axis.positions) return false;
-      return true;
-    };
-    return job.source.c == 1 && job.depth == 2 * blocks.pitch && inside(job.h) && inside(job.w) &&
-           (blocks.together == 1 || job.source.w == job.depth);
-  }
-
-  // One sample's elements, zeros behind the channels; those of a last pair apart that is not full.
-  static void fill_block(const CorrelateJob& job, const AmxBlocks& blocks, const PaddedBlock& block,
-                         const Place& place, int64_t n, Pair* to) {
-    const View& view = job.source;
-    const S* end =
-        end_of<S>(view, job.segments * job.batch, job.groups * job.depth, job.h.limit, job.w.limit);
-    const S* from = static_cast<const S*>(view.data) + (place.sample + n) * view.n +
-                    place.group * job.depth * view.c;
-    int64_t first_v = job.h.base[place.row] + block.low_h, complete = job.depth / 2;
-    auto fill = [&](int64_t index, int64_t count) {
-      Source<S, Pair> source = element_of_line<Pair>(from, view.c, index, job.depth);
-      auto row_at = [&](int64_t v) {
-        if (!block.is_read(job.h, v - job.h.base[place.row], job.h.step))
-          return Source<S, Pair>::unread();
-        int64_t y = source_or_none(job.h, v);
-        return y < 0 ? Source<S, Pair>{from, 0, 0} : source + y * view.h;
-      };
-      fill_padded(block, first_v, row_at, 2 * view.c, view.w, job.w, count, to + index,
-                  blocks.pitch, end);
-    };
-    if (complete > 0) fill(0, complete);
-    if (complete < blocks.depth) fill(complete, 1);
-    for (int64_t c = blocks.depth; c < blocks.pitch; ++c)
-      for (int64_t i = 0; i < block.positions(); ++i) to[i * blocks.pitch + c] = 0;
-  }
-
-  // A piece of a row of a sample, each counted from the task's first.
-  struct Piece {
-    int64_t n, i, j;
-  };
-  static Piece piece_at(const CorrelateJob& job, const AmxBlocks& blocks, const Place& place,
-                        int64_t index) {
-    int64_t j = least(index % blocks.pieces * blocks.piece, job.w.positions - blocks.piece);
-    index /= blocks.pieces;
-    return {index / place.rows, index % place.rows, j};
-  }
-
-  // The runs of the taps that either of two pieces meets.
-  static int64_t find_runs(const CorrelateJob& job, const AmxBlocks& blocks, const Place& place,
-                           const PaddedBlock& block, const Shifts& a, const Piece* pieces,
-                           RunPlace* runs) {
-    bool skips = job.h.padding == Padding::zeros && !*job.special;
-    auto meets = [&](const Piece& at, int64_t r, int64_t s) {
-      auto [top, bottom] = job.h.inner[r];
-      auto [left, right] = job.w.inner[s];
-      bool outside = blocks.together == 1 && (at.j + blocks.piece <= left || at.j >= right);
-      return place.row + at.i >= top && place.row + at.i < bottom && !outside;
-    };
-    RunPlace* to = runs;
-    for (int64_t r = 0; r < job.h.taps; ++r)
-      for (int64_t s = 0; s < job.w.taps; s += blocks.together)
-        if (!skips || meets(pieces[0], r, s) || meets(pieces[1], r, s))
-          *to++ = {
-              (job.h.offset[r] - block.low_h) * a.row + (job.w.offset[s] - block.low_w) * a.column,
-              (r * job.w.taps + s) * blocks.pitch * kColumns<Pair>};
-    return to - runs;
-  }
-
-  // All pieces of the task's rows with some panels of the filter, two at a time.
-  static void multiply_panels(const CorrelateJob& job, const AmxBlocks& blocks, const Place& place,
-                              const PaddedBlock& block, const MatrixUnit& unit, const Shifts& a,
-                              RunPlace* runs, const Pair* filter, int64_t panel, int64_t end,
-                              float* sums) {
-    int64_t all = place.samples * place.rows * blocks.pieces, line = job.w.step * a.column;
-    auto start = [&](const Piece& at) {
-      return a.data + at.n * a.sample + at.i * job.h.step * a.row + at.j * line;
-    };
-    for (int64_t index = 0; index < all; index += 2) {
-      bool two = index + 1 < all;
-      Piece pieces[2] = {piece_at(job, blocks, place, index),
-                         piece_at(job, blocks, place, two ? index + 1 : index)};
-      int64_t count = find_runs(job, blocks, place, block, a, pieces, runs);
-      const char *at = start(pieces[0]), *second = start(pieces[1]);
-      for (int64_t p = panel; p < end; ++p) {
-        const Pair* with = filter + (p - panel) * blocks.panel_size();
-        bool wide = job.rows - p * kColumns<float> > lanes;
-        unit.clear_sums();
-        if (two && wide)
-          unit.add_products<2, 2>(runs, count, blocks.steps, at, second, line, with);
-        else if (two)
-          unit.add_products<2, 1>(runs, count, blocks.steps, at, second, line, with);
-        else if (wide)
-          unit.add_products<1, 2>(runs, count, blocks.steps, at, second, line, with);
-        else
-          unit.add_products<1, 1>(runs, count, blocks.steps, at, second, line, with);
-        unit.store_sums(sums, sums + kSums);
-        for (int64_t half = 0; half < 1 + two; ++half)
-          store_piece(job, blocks, place, pieces[half], p, sums + half * kSums);
-      }
-    }
-  }
-
-  static void store_piece(const CorrelateJob& job, const AmxBlocks& blocks, const Place& place,
-                          const Piece& piece, int64_t panel, const float* sums) {
-    const View& out = job.result;
-    int64_t first = panel * kColumns<float>, columns = least(kColumns<float>, job.rows - first);
-    int64_t channel = place.group * job.rows + first, step = job.w.position_step * out.w;
-    S* to = static_cast<S*>(out.data) + (place.sample + piece.n) * out.n +
-            job.h.position[place.row + piece.i] * out.h + job.w.position[piece.j] * out.w +
-            channel * out.c;
-    alignas(64) float bias[kColumns<float>] = {};
-    if (job.bias)
-      copy(bias, 1, static_cast<const S*>(job.bias) + channel * job.bias_stride, job.bias_stride,
-           columns);
-    if (out.w == 1 && job.w.position_step == 1)
-      return store_turned(sums, bias, columns, blocks.piece, to, out.c);
-    if (out.c == 1 && columns == kColumns<float> && job.w.position_step != 0) {
-      V low = load<float>(bias), high = load<float>(bias + lanes);
-      for (int64_t i = 0; i < blocks.piece; ++i, sums += kColumns<float>, to += step)
-        MatrixUnit::store_rounded(load<float>(sums) + low, load<float>(sums + lanes) + high, to);
-      return;
-    }
-    const int64_t* position = job.w.position + piece.j;
-    for (int64_t i = 0; i < blocks.piece; ++i, sums += kColumns<float>) {
-      S* at = to + (position[i] - position[0]) * out.w;
-      for (int64_t k = 0; k < columns; k += lanes)
-        if (V value = load<float>(sums + k) + load<float>(bias + k); out.c == 1)
-          store_some<float>(value, columns - k, at + k);
-        else
-          for (int64_t x = k; x < least(columns, k + lanes); ++x)
-            narrow(value[x - k], at[x * out.c]);
-    }
-  }
-
-  // to[column][position] = sums[position][column] + bias[column]
-  static void store_turned(const float* sums, const float* bias, int64_t columns, int64_t positions,
-                           S* to, int64_t stride) {
-    for (int64_t k = 0; k < columns; k += lanes) {
-      V square[lanes];
-      load_turned<float>(sums + k, kColumns<float>, square);
-      for (int64_t i = 0; i < least(lanes, columns - k); ++i)
-        store_some<float>(square[i] + bias[k + i], positions, to + (k + i) * stride);
-    }
+    AmxTask<S>(job, task, scratch).run();
   }
 };

@@ -3,14 +3,15 @@
 //
 //     result[(tap, c)][k] = Σ_position input[c][position + tap] · grads[position][k]
 //
-// A pair (elements.inl) is of two neighbouring rows of positions. The input lies in lines along a
-// row, one for each channel and pair of rows (v, v + step), those that one tap meets behind each
-// other: so a tap is a shift, and its positions are a run from row to row. Between the rows the
-// gradients have zeros for what the lines have at their ends. A NaN or Inf there spreads to taps
-// that do not meet it: then another way does the segment again.
+// A block is some rows of some samples. A pair (elements.inl) is of a row in its first half and the
+// one that lies as far in its second half, so that few rows of the input are in two pairs. The
+// input lies in lines along a row, one for each channel and pair of rows, those that one tap meets
+// behind each other: so a tap is a shift, and its positions are a run from row to row. Between the
+// rows the gradients have zeros for what the lines have at their ends. A NaN or Inf there spreads
+// to taps that do not meet it: then another way does the segment again.
 //
-// A block is some rows of some samples, so that its gradients stay in the L1. Two neighbouring
-// (channels, tap) share them. Scratch a task: the block's lines, its gradients, the sums.
+// Two neighbouring (channels, tap) share the gradients. Scratch a task: the block's lines, its
+// gradients, the sums.
 
 constexpr int64_t kAmxPositions = 256;    // of a block, pairs, about
 constexpr int64_t kAmxWeightRows = 1280;  // (tap, channel) of a task, about
@@ -18,8 +19,8 @@ constexpr int64_t kAmxSums = 5 << 17;     // bytes of a task's sums, about
 constexpr int64_t kAmxLines = 1 << 20;    // bytes of a block's lines, about
 constexpr int64_t kAmxStep = 16;          // at most
 
-// The lines of a channel in a block, by the remainder of their row by that of a pair and of their
-// column by the step, so that a tap's lines follow each other.
+// The lines of a channel in a block, by the remainders of row and column by the steps, so that a
+// tap's lines follow each other.
 struct AmxLines {
   int64_t rows;                                 // pairs of rows of positions
   int64_t low_h, low_w;                         // the smallest offsets
@@ -32,7 +33,7 @@ struct AmxLines {
     low_w = least(w.offset[0], w.offset[w.taps - 1]);
     int64_t span_h = h.offset[0] + h.offset[h.taps - 1] - 2 * low_h;
     int64_t span_w = w.offset[0] + w.offset[w.taps - 1] - 2 * low_w;
-    classes_h = 2 * h.step;
+    classes_h = h.step;
     classes_w = w.step;
     height = rows + span_h / classes_h;
     width = w.positions + span_w / classes_w;
@@ -122,11 +123,11 @@ struct AmxWeight {
     return job.groups * job.batch * count * (panels * (products + sums + grads) + filling);
   }
 
-  // As many parts as make 16 tasks.
+  // As many parts as make 8 tasks.
   static int64_t splits(const WeightJob& job) {
     AmxWeightBlocks blocks(job);
     int64_t owners = blocks.owners(job);
-    return owners > 0 ? least(blocks.blocks(job), quotient_up(16, owners)) : 1;
+    return owners > 0 ? least(blocks.blocks(job), quotient_up(8, owners)) : 1;
   }
   static int64_t partial_size(const WeightJob& job) {
     return job.splits == 1 ? 0 : tasks(job) * AmxWeightBlocks(job).size() * sizeof(float);
@@ -155,27 +156,28 @@ struct AmxWeight {
     int64_t sample_size = blocks.channels() * lines.size();
     RunPlace* runs = reinterpret_cast<RunPlace*>(input + blocks.sample_block * sample_size);
     if (job.splits > 1) sums = static_cast<float*>(job.partial) + task * blocks.size();
-    clear(sums, 1, place.panels * blocks.panel_size());
     MatrixUnit unit(blocks.unit_rows, kUnitDepth);
     int64_t count = blocks.blocks(job);
     for (int64_t index = count * split / job.splits; index < count * (split + 1) / job.splits;
          ++index) {
       int64_t first = index / blocks.row_blocks() * blocks.sample_block;
       int64_t samples = least(blocks.sample_block, job.batch - first);
-      int64_t row = index % blocks.row_blocks() * blocks.row_block;
-      AmxLines some(job, least(blocks.row_block, blocks.rows - row));
+      int64_t row = index % blocks.row_blocks() * 2 * blocks.row_block;
+      int64_t rows = least(2 * blocks.row_block, job.h.positions - row);
+      AmxLines some(job, quotient_up(rows, 2));
       for (int64_t n = 0; n < samples; ++n) {
-        fill_lines(job, some, place, place.segment * job.batch + first + n, 2 * row, lines.size(),
+        fill_lines(job, some, place, place.segment * job.batch + first + n, row, lines.size(),
                    input + n * sample_size);
         runs[n] = {n * sample_size * static_cast<int64_t>(sizeof(Pair)),
                    n * some.grads() * kColumns<Pair>};
       }
       for (int64_t panel = 0; panel < place.panels; ++panel) {
         for (int64_t n = 0; n < samples; ++n)
-          fill_grads(job, some, place, place.segment * job.batch + first + n, 2 * row,
+          fill_grads(job, some, place, place.segment * job.batch + first + n, row, rows,
                      place.panel + panel, grads + runs[n].b);
         bool wide = job.filters - (place.panel + panel) * kColumns<float> > lanes;
-        multiply(job, blocks, some, unit, runs, samples, input, lines.size(), grads, wide,
+        bool add = index > count * split / job.splits;
+        multiply(job, blocks, some, unit, runs, samples, input, lines.size(), grads, wide, add,
                  sums + panel * blocks.panel_size());
       }
     }
@@ -240,8 +242,9 @@ struct AmxWeight {
         }
         for (int64_t i = 0; i < lines.height; ++i, at += lines.width) {
           int64_t v = job.h.base[row] + lines.low_h + a + i * lines.classes_h;
-          Source<S, Pair> source = Source<S, Pair>::lines(sample, view.h, source_or_none(job.h, v),
-                                                          source_or_none(job.h, v + job.h.step));
+          Source<S, Pair> source =
+              Source<S, Pair>::lines(sample, view.h, source_or_none(job.h, v),
+                                     source_or_none(job.h, v + lines.rows * job.h.step));
           if (source.shown == 0)
             clear_channels(at, lines.width);
           else
@@ -279,7 +282,7 @@ struct AmxWeight {
 
   // [position][column] of a panel, with zeros between the rows and behind the last one.
   static void fill_grads(const WeightJob& job, const AmxLines& lines, const WeightPlace& place,
-                         int64_t n, int64_t row, int64_t panel, Pair* to) {
+                         int64_t n, int64_t row, int64_t rows, int64_t panel, Pair* to) {
     const View& view = job.grad;
     int64_t first = panel * kColumns<float>, columns = least(kColumns<float>, job.filters - first);
     int64_t width = job.w.positions;
@@ -290,9 +293,9 @@ struct AmxWeight {
     if (columns < kColumns<float>) clear(to, 1, lines.grads() * kColumns<Pair>);
     int64_t left = lines.grads();
     for (int64_t i = 0; i < lines.rows; ++i) {
-      int64_t y = row + 2 * i;
+      int64_t second = lines.rows + i;
       Source<S, Pair> source =
-          Source<S, Pair>::lines(sample, view.h, y, y + 1 < job.h.positions ? y + 1 : -1);
+          Source<S, Pair>::lines(sample, view.h, row + i, second < rows ? row + second : -1);
       if (view.c != 1)
         copy_turned(source, view.c, view.w, columns, width, to, kColumns<Pair>, end);
       else if (columns == kColumns<float>)
@@ -313,7 +316,7 @@ struct AmxWeight {
   // Adds a block's products with one panel: taps of some channels, then of the next.
   static void multiply(const WeightJob& job, const AmxWeightBlocks& blocks, const AmxLines& lines,
                        const MatrixUnit& unit, const RunPlace* runs, int64_t samples,
-                       const Pair* input, int64_t pitch, const Pair* grads, bool wide,
+                       const Pair* input, int64_t pitch, const Pair* grads, bool wide, bool add,
                        float* sums) {
     int64_t all = blocks.units * blocks.taps, line = pitch * sizeof(Pair);
     auto start = [&](int64_t index) {
@@ -328,7 +331,10 @@ struct AmxWeight {
     for (int64_t index = 0; index < all; index += 2) {
       int64_t other = least(index + 1, all - 1), steps = lines.steps();
       const char *a = start(index), *second = start(other);
-      unit.load_sums(place(index), place(other));
+      if (add)
+        unit.load_sums(place(index), place(other));
+      else
+        unit.clear_sums();
       if (other > index && wide)
         unit.add_products<2, 2>(runs, samples, steps, a, second, line, grads);
       else if (other > index)

@@ -92,6 +92,37 @@ class MatrixUnit {
     __m512bh rounded = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
     __builtin_memcpy(to, &rounded, sizeof(rounded));
   }
+  // The first `count` numbers of two vectors, or `count` from `first` on of one.
+  static void store_rounded(Vector<float>::type low, Vector<float>::type high, int64_t count,
+                            BFloat16* to) {
+    __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+    _mm512_mask_storeu_epi16(to, _bzhi_u32(~0u, count), rounded);
+  }
+  static void store_rounded(Vector<float>::type value, int64_t first, int64_t count, BFloat16* to) {
+    __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)value);
+    _mm256_mask_storeu_epi16(to - first, _bzhi_u32(~0u, count) << first, rounded);
+  }
+
+  // to[i][pitch] = from[i][depth], as numbers, with zeros behind the depth: some positions'
+  // channels where they make up no whole pair.
+  static bool spreads(int64_t depth, int64_t pitch) { return depth % 2 != 0 && 2 * pitch <= 32; }
+  static void spread(const BFloat16* from, int64_t depth, int64_t count, Pair* to, int64_t pitch) {
+    alignas(64) uint16_t order[32] = {};
+    uint32_t shown = 0;
+    int64_t line = 2 * pitch, some = 32 / line;
+    for (int64_t i = 0; i < some * line; ++i)
+      if (i % line < depth) {
+        order[i] = static_cast<uint16_t>(i / line * depth + i % line);
+        shown |= 1u << i;
+      }
+    __m512i lanes = _mm512_load_si512(order);
+    for (int64_t i = 0; i < count; i += some, from += some * depth, to += some * pitch) {
+      int64_t now = least(some, count - i);
+      __m512i numbers = _mm512_maskz_loadu_epi16(_bzhi_u32(~0u, now * depth), from);
+      _mm512_mask_storeu_epi16(to, _bzhi_u32(~0u, now * line),
+                               _mm512_maskz_permutexvar_epi16(shown, lanes, numbers));
+    }
+  }
 
  private:
   // The compiler does not see what tiles read: all that is to be in memory is there from here on.

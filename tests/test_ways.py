@@ -4,6 +4,7 @@ TORCH_FULLCONV_WAY names a way that does all the jobs it can. It is read once a 
 has one of its own. Winograd's, which round, have tests of their own (test_winograd.py).
 """
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from cases import BF16, EDGES, F32, F64, operands
 from layouts import channels_last
 from test_instruction_sets import edges, run, saved, sweep  # noqa: F401, a fixture
+from test_reproducible import SPECIAL_LAYERS
+from test_reproducible import test_special_values_stay_where_they_belong as check_special_values
 
 from torch_fullconv import ops
 
@@ -46,6 +49,9 @@ def check(way: str, path: str) -> None:
     assert taken(way, dtypes[0]) == WAYS[way]
     edges(path, dtypes[:1])
     sweep(dtypes)
+    if way == "amx":  # where a NaN or Inf spreads, another way does the sample again
+        for name, operand in product(SPECIAL_LAYERS, ("input", "filter", "grad")):
+            check_special_values(name, operand)
 
 
 @pytest.mark.parametrize("way", WAYS)

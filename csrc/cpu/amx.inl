@@ -8,26 +8,46 @@
 // Positions fall into pieces of equal length, of a row each, or where rows are short of several,
 // with what lies between them: that is multiplied too, and left out of the result. A last piece
 // begins earlier than where the one before it ends if the positions do not fill it. Two pieces
-// share the filter, and their sums are complete when they leave the unit. Scratch a task: the
-// blocks of some samples, the sums of two pieces.
+// share the filter, and their sums are complete when they leave the unit.
+//
+// Groups of few channels are joined, as many as a product takes, with zeros in the filter where a
+// channel is of another group than a column. There a NaN or Inf of the source spreads to other
+// groups' results: then another way does the sample again. Scratch a task: the blocks of some
+// samples, the sums of two pieces.
 
 constexpr int64_t kAmxBytes = 3 << 17;     // of a task's blocks: they stay in the L2
 constexpr int64_t kAmxRowBytes = 1 << 21;  // of the block of one row, at most
 constexpr int64_t kAmxFilter = 1 << 16;    // bytes of a filter's panels that share two pieces
 constexpr int64_t kAmxShort = 12;          // rows of the unit: with fewer, loads take the time
 
+// How many groups are one, so that neither their depth nor their columns exceed a product's.
+inline int64_t joined_groups(int64_t groups, int64_t depth, int64_t columns, int64_t most_depth,
+                             int64_t most_columns) {
+  int64_t joined = 1;
+  for (int64_t g = 2; g <= groups && g * depth <= most_depth && g * columns <= most_columns; ++g)
+    if (groups % g == 0 && g * depth % 2 == 0) joined = g;
+  return joined;
+}
+
 struct AmxBlocks {
+  CorrelateJob job;  // of joined groups
+  int64_t joined;
   int64_t taps, depth;               // of the job, the depth in pairs
   int64_t together;                  // taps of a row that are one run
   int64_t unit_depth, steps, pitch;  // products of a run; pairs of a position
+  int64_t groups;                    // of a block: all that there are, or one
   int64_t width;                     // positions from row to row, if a piece may have several, or 0
   int64_t pieces, piece;             // of a row, or of all rows of a sample; positions of one
   int64_t panels, panel_block, row_block, sample_block;
 
-  explicit AmxBlocks(const CorrelateJob& job)
-      : taps(job.h.taps * job.w.taps), depth(quotient_up(job.depth, 2)) {
+  explicit AmxBlocks(const CorrelateJob& apart)
+      : job(apart), joined(1), taps(job.h.taps * job.w.taps) {
+    if (!job.exact)
+      joined = joined_groups(job.groups, job.depth, job.rows, 2 * kUnitDepth, kColumns<float>);
+    job.groups /= joined, job.depth *= joined, job.rows *= joined;
+    depth = quotient_up(job.depth, 2);
     bool neighbours = job.w.offset[job.w.taps - 1] - job.w.offset[0] == job.w.taps - 1;
-    together = neighbours && depth <= kUnitDepth ? job.w.taps : 1;
+    together = job.groups == 1 && neighbours && depth <= kUnitDepth ? job.w.taps : 1;
     // Zeros behind the channels let a run fill the unit; without them the source may do as it is.
     int64_t run = together * depth;
     steps = quotient_up(run, kUnitDepth);
@@ -36,17 +56,18 @@ struct AmxBlocks {
     if (together > 1 || 3 * even <= 4 * steps) steps = even;
     unit_depth = quotient_up(run, steps);
     pitch = together > 1 ? depth : unit_depth * steps;
-    panels = panel_block = quotient_up(job.rows, kColumns<float>);
+    groups = job.depth == 2 * pitch ? job.groups : 1;
+    panels = panel_block = groups * panels_of_group();
 
     row_block = job.h.positions;
-    while (row_block > 1 && block_bytes(job) > kAmxBytes) --row_block;
-    row_block = quotient_up(job.h.positions, row_blocks(job));
+    while (row_block > 1 && block_bytes() > kAmxBytes) --row_block;
+    row_block = quotient_up(job.h.positions, row_blocks());
     sample_block = 1;
     if (row_block == job.h.positions)
-      sample_block = most<int64_t>(1, least(job.batch, kAmxBytes / block_bytes(job)));
+      sample_block = most<int64_t>(1, least(job.batch, kAmxBytes / block_bytes()));
     // Few tasks would leave threads idle: cut a small result finer.
-    while (tasks(job) < 8)
-      if (panel_block > 1 && panel_block * panel_size() > sample_block * block_bytes(job))
+    while (tasks() < 8)
+      if (panel_block > 1 && panel_block * panel_size() > sample_block * block_bytes())
         panel_block = quotient_up(panel_block, 2);
       else if (sample_block > 1)
         sample_block = quotient_up(sample_block, 2);
@@ -56,24 +77,21 @@ struct AmxBlocks {
         panel_block = quotient_up(panel_block, 2);
       else
         break;
-    cut_rows(job);
+    cut_rows();
   }
-  int64_t block_bytes(const CorrelateJob& job) const {
-    return PaddedBlock(job.h, job.w, row_block).positions() * pitch * sizeof(Pair);
-  }
+  int64_t panels_of_group() const { return quotient_up(job.rows, kColumns<float>); }
   int64_t panel_size() const { return taps * pitch * kColumns<Pair>; }
-  int64_t row_blocks(const CorrelateJob& job) const {
-    return quotient_up(job.h.positions, row_block);
+  int64_t block_bytes() const {
+    return PaddedBlock(job.h, job.w, row_block).positions() * groups * pitch * sizeof(Pair);
   }
+  int64_t row_blocks() const { return quotient_up(job.h.positions, row_block); }
   int64_t panel_blocks() const { return quotient_up(panels, panel_block); }
-  int64_t sample_blocks(const CorrelateJob& job) const {
-    return quotient_up(job.batch, sample_block);
-  }
-  int64_t tasks(const CorrelateJob& job) const {
-    return job.segments * job.groups * panel_blocks() * sample_blocks(job) * row_blocks(job);
+  int64_t sample_blocks() const { return quotient_up(job.batch, sample_block); }
+  int64_t tasks() const {
+    return job.segments * job.groups / groups * panel_blocks() * sample_blocks() * row_blocks();
   }
   // Whether the job needs no block.
-  bool in_source(const CorrelateJob& job) const {
+  bool in_source() const {
     auto inside = [](const AxisMap& axis) {
       for (int64_t tap = 0; tap < axis.taps; ++tap)
         if (axis.inner[tap].first > 0 || axis.inner[tap].second < axis.positions) return false;
@@ -84,19 +102,19 @@ struct AmxBlocks {
   }
 
  private:
-  void cut_rows(const CorrelateJob& job) {
+  void cut_rows() {
     pieces = quotient_up(job.w.positions, kUnitRows);
     piece = quotient_up(job.w.positions, pieces);
     width = 0;
     if (job.h.step != 1 || job.w.step != 1) return;
     int64_t wide = PaddedBlock(job.h, job.w, 1).width;
-    if (in_source(job)) {
+    if (in_source()) {
       if (job.source.h % job.source.w != 0) return;
       wide = job.source.h / job.source.w;
     }
     if (wide >= pieces * most(piece, kAmxShort)) return;
     width = wide;
-    int64_t last = job.h.positions - (row_blocks(job) - 1) * row_block;  // rows of the last block
+    int64_t last = job.h.positions - (row_blocks() - 1) * row_block;  // rows of the last block
     piece = least(kUnitRows, (last - 1) * width + job.w.positions);
   }
 };
@@ -105,40 +123,43 @@ struct AmxBlocks {
 template <class S>
 class AmxTask {
  public:
-  static int64_t scratch(const CorrelateJob& job, const AmxBlocks& blocks) {
-    int64_t block = blocks.in_source(job) ? 0 : round_up(blocks.block_bytes(job), 64);
-    return 2 * kSums * sizeof(float) + 2 * blocks.taps * sizeof(RunPlace) +
-           blocks.sample_block * block + 64;
+  static int64_t scratch(const AmxBlocks& blocks) {
+    int64_t block = blocks.in_source() ? 0 : round_up(blocks.block_bytes(), 64);
+    return 2 * kSums * sizeof(float) + 2 * blocks.taps * sizeof(RunPlace) + 64 +
+           blocks.sample_block * block;
   }
 
-  AmxTask(const CorrelateJob& job, int64_t task, void* scratch)
-      : job_(job), blocks_(job), block_(job.h, job.w, 1), sums_(static_cast<float*>(scratch)) {
-    row_ = task % blocks_.row_blocks(job) * blocks_.row_block;
-    rows_ = least(blocks_.row_block, job.h.positions - row_);
-    task /= blocks_.row_blocks(job);
-    sample_ = task % blocks_.sample_blocks(job) * blocks_.sample_block;
-    samples_ = least(blocks_.sample_block, job.batch - sample_);
-    task /= blocks_.sample_blocks(job);
-    panel_ = task % blocks_.panel_blocks() * blocks_.panel_block;
-    panels_ = least(blocks_.panel_block, blocks_.panels - panel_);
-    unit_ = task / blocks_.panel_blocks();
-    group_ = unit_ % job.groups;
-    sample_ += unit_ / job.groups * job.batch;
-    block_ = PaddedBlock(job.h, job.w, rows_);
+  AmxTask(const AmxBlocks& blocks, int64_t task, void* scratch)
+      : job_(blocks.job),
+        blocks_(blocks),
+        block_(job_.h, job_.w, 1),
+        sums_(static_cast<float*>(scratch)) {
+    row_ = task % blocks.row_blocks() * blocks.row_block;
+    rows_ = least(blocks.row_block, job_.h.positions - row_);
+    task /= blocks.row_blocks();
+    sample_ = task % blocks.sample_blocks() * blocks.sample_block;
+    samples_ = least(blocks.sample_block, job_.batch - sample_);
+    task /= blocks.sample_blocks();
+    panel_ = task % blocks.panel_blocks() * blocks.panel_block;
+    panels_ = least(blocks.panel_block, blocks.panels - panel_);
+    int64_t index = task / blocks.panel_blocks();
+    group_ = index * blocks.groups % job_.groups;
+    sample_ += index * blocks.groups / job_.groups * job_.batch;
+    filter_ = static_cast<const Pair*>(job_.filter) +
+              (index * blocks.panels + panel_) * blocks.panel_size();
+    block_ = PaddedBlock(job_.h, job_.w, rows_);
     all_runs_ = reinterpret_cast<RunPlace*>(sums_ + 2 * kSums);
-    some_runs_ = all_runs_ + blocks_.taps;
-    place_source(reinterpret_cast<char*>(some_runs_ + blocks_.taps));
+    some_runs_ = all_runs_ + blocks.taps;
+    place_source(reinterpret_cast<char*>(some_runs_ + blocks.taps));
     find_all_runs();
   }
 
   void run() {
-    const Pair* filter = static_cast<const Pair*>(job_.filter) +
-                         (unit_ * blocks_.panels + panel_) * blocks_.panel_size();
     MatrixUnit unit(blocks_.piece, blocks_.unit_depth);
     int64_t bytes = blocks_.panel_size() * static_cast<int64_t>(sizeof(Pair));
     int64_t together = most<int64_t>(1, kAmxFilter / bytes);
     for (int64_t p = 0; p < panels_; p += together)
-      multiply_panels(unit, filter + p * blocks_.panel_size(), panel_ + p,
+      multiply_panels(unit, filter_ + p * blocks_.panel_size(), panel_ + p,
                       panel_ + least(p + together, panels_));
   }
 
@@ -146,6 +167,7 @@ class AmxTask {
   using V = Vector<float>::type;
   static constexpr int64_t lanes = Vector<float>::lanes;
   static constexpr int64_t kSums = kUnitRows * kColumns<float>;  // of a piece
+  static constexpr int64_t kSize = sizeof(S);
 
   // Where the block's corner lies, or what would be there; strides in bytes.
   struct Shifts {
@@ -161,14 +183,14 @@ class AmxTask {
     const View& view = job_.source;
     const S* source =
         static_cast<const S*>(view.data) + sample_ * view.n + group_ * job_.depth * view.c;
-    if (blocks_.in_source(job_)) {
+    if (blocks_.in_source()) {
       source +=
           (job_.h.base[row_] + block_.low_h) * view.h + (job_.w.base[0] + block_.low_w) * view.w;
       a_ = {reinterpret_cast<const char*>(source), view.n * kSize, view.h * kSize, view.w * kSize};
       return;
     }
     memory = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
-    int64_t column = blocks_.pitch * sizeof(Pair), line = block_.width * column;
+    int64_t column = blocks_.groups * blocks_.pitch * sizeof(Pair), line = block_.width * column;
     a_ = {memory, round_up(block_.height * line, 64), line, column};
     for (int64_t n = 0; n < samples_; ++n)
       fill_block(source + n * view.n, reinterpret_cast<Pair*>(memory + n * a_.sample));
@@ -177,42 +199,43 @@ class AmxTask {
   // One sample's elements, zeros behind the channels.
   void fill_block(const S* sample, Pair* to) const {
     const View& view = job_.source;
-    const S* end = end_of<S>(view, job_.segments * job_.batch, job_.groups * job_.depth,
-                             job_.h.limit, job_.w.limit);
-    int64_t first_v = job_.h.base[row_] + block_.low_h, complete = job_.depth / 2;
+    int64_t depth = blocks_.groups * job_.depth, pitch = blocks_.groups * blocks_.pitch;
+    int64_t first_v = job_.h.base[row_] + block_.low_h;
     auto row_at = [&](Source<S, Pair> source, int64_t v) {
       if (!block_.is_read(job_.h, v - job_.h.base[row_], job_.h.step))
         return Source<S, Pair>::unread();
       int64_t y = source_or_none(job_.h, v);
       return y < 0 ? Source<S, Pair>{sample, 0, 0} : source + y * view.h;
     };
-    if (MatrixUnit::spreads(job_.depth, blocks_.pitch) && view.c == 1 && view.w == job_.depth &&
+    if (MatrixUnit::spreads(depth, pitch) && view.c == 1 && view.w == depth &&
         job_.w.padding == Padding::zeros) {
       int64_t first_u = job_.w.base[0] + block_.low_w, width = block_.width;
       int64_t low = first_u < 0 ? least(width, -first_u) : 0;
       int64_t high = most(low, least(width, job_.w.limit - first_u));
-      for (int64_t i = 0; i < block_.height; ++i, to += width * blocks_.pitch) {
+      for (int64_t i = 0; i < block_.height; ++i, to += width * pitch) {
         Source<S, Pair> row = row_at({sample}, first_v + i);
         if (!row.from) continue;
-        int64_t from = row.shown == 0 ? width : low, past = most(from, high);
-        clear(to, 1, from * blocks_.pitch);
-        MatrixUnit::spread(row.from + (first_u + from) * job_.depth, job_.depth, past - from,
-                           to + from * blocks_.pitch, blocks_.pitch);
-        clear(to + past * blocks_.pitch, 1, (width - past) * blocks_.pitch);
+        int64_t from = row.shown == 0 ? width : low, end = most(from, high);
+        clear(to, 1, from * pitch);
+        MatrixUnit::spread(row.from + (first_u + from) * depth, depth, end - from,
+                           to + from * pitch, pitch);
+        clear(to + end * pitch, 1, (width - end) * pitch);
       }
       return;
     }
+    const S* end = end_of<S>(view, job_.segments * job_.batch, job_.groups * job_.depth,
+                             job_.h.limit, job_.w.limit);
     auto fill = [&](int64_t index, int64_t count) {
-      Source<S, Pair> source = element_of_line<Pair>(sample, view.c, index, job_.depth);
+      Source<S, Pair> source = element_of_line<Pair>(sample, view.c, index, depth);
       fill_padded(
           block_, first_v, [&](int64_t v) { return row_at(source, v); }, 2 * view.c, view.w, job_.w,
-          count, to + index, blocks_.pitch, end);
+          count, to + index, pitch, end);
     };
     // A last pair that is not full apart.
-    if (complete > 0) fill(0, complete);
-    if (complete < blocks_.depth) fill(complete, 1);
-    for (int64_t c = blocks_.depth; c < blocks_.pitch; ++c)
-      for (int64_t i = 0; i < block_.positions(); ++i) to[i * blocks_.pitch + c] = 0;
+    if (depth > 1) fill(0, depth / 2);
+    if (depth % 2 != 0) fill(depth / 2, 1);
+    for (int64_t c = quotient_up(depth, 2); c < pitch; ++c)
+      for (int64_t i = 0; i < block_.positions(); ++i) to[i * pitch + c] = 0;
   }
 
   // A run for each tap, or for each row of taps; and between which positions every tap is met.
@@ -280,30 +303,39 @@ class AmxTask {
       bool two = index + 1 < all;
       Piece pieces[2] = {piece_at(index), piece_at(two ? index + 1 : index)};
       const RunPlace* runs = find_runs(pieces, count);
-      const char *a = start(pieces[0]), *second = start(pieces[1]);
+      const char *first = start(pieces[0]), *second = start(pieces[1]);
       const Pair* with = filter;
       for (int64_t p = panel; p < end; ++p, with += blocks_.panel_size()) {
-        bool wide = job_.rows - p * kColumns<float> > lanes;
+        int64_t channels = p / blocks_.panels_of_group() * blocks_.pitch * sizeof(Pair);
         unit.clear_sums();
-        if (two && wide)
-          unit.add_products<2, 2>(runs, count, blocks_.steps, a, second, line, with);
-        else if (two)
-          unit.add_products<2, 1>(runs, count, blocks_.steps, a, second, line, with);
-        else if (wide)
-          unit.add_products<1, 2>(runs, count, blocks_.steps, a, second, line, with);
-        else
-          unit.add_products<1, 1>(runs, count, blocks_.steps, a, second, line, with);
+        unit.add_products(1 + two, columns_of(p) > lanes, runs, count, blocks_.steps,
+                          first + channels, second + channels, line, with);
         unit.store_sums(sums_, sums_ + kSums);
-        for (int half = 0; half < 1 + two; ++half)
+        for (int half = 0; half < 1 + two; ++half) {
+          if (blocks_.joined > 1) find_special(pieces[half], sums_ + half * kSums);
           store_piece(pieces[half], p, sums_ + half * kSums);
+        }
       }
     }
+  }
+  int64_t columns_of(int64_t panel) const {
+    return least(kColumns<float>, job_.rows - panel % blocks_.panels_of_group() * kColumns<float>);
+  }
+
+  // Whether sums of joined groups have a NaN or Inf.
+  void find_special(const Piece& piece, const float* sums) const {
+    V special = {};
+    for (int64_t i = 0; i < blocks_.piece * kColumns<float>; i += lanes)
+      special += load<float>(sums + i) * 0;
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      if (special[lane] != 0)
+        __atomic_store_n(job_.spread + sample_ + piece.n, true, __ATOMIC_RELAXED);
   }
 
   // Row by row.
   void store_piece(const Piece& piece, int64_t panel, const float* sums) const {
-    int64_t first = panel * kColumns<float>, columns = least(kColumns<float>, job_.rows - first);
-    int64_t channel = group_ * job_.rows + first;
+    int64_t of_group = blocks_.panels_of_group(), columns = columns_of(panel);
+    int64_t channel = (group_ + panel / of_group) * job_.rows + panel % of_group * kColumns<float>;
     alignas(64) float bias[kColumns<float>] = {};
     if (job_.bias)
       copy(bias, 1, static_cast<const S*>(job_.bias) + channel * job_.bias_stride, job_.bias_stride,
@@ -318,7 +350,7 @@ class AmxTask {
         store_turned(sums, bias, columns, done, count, row + job_.w.position[j], out.c);
       else
         store_rows(sums + done * kColumns<float>, bias, columns, j, count, row);
-      done += (blocks_.width == 0 ? count : blocks_.width - j);
+      done += blocks_.width == 0 ? count : blocks_.width - j;
     }
   }
 
@@ -355,11 +387,10 @@ class AmxTask {
     }
   }
 
-  static constexpr int64_t kSize = sizeof(S);
-
   const CorrelateJob& job_;
-  AmxBlocks blocks_;
-  int64_t unit_, group_, sample_, samples_, row_, rows_, panel_, panels_;
+  const AmxBlocks& blocks_;
+  int64_t group_, sample_, samples_, row_, rows_, panel_, panels_;
+  const Pair* filter_;
   PaddedBlock block_;
   Shifts a_;
   bool skips_;  // runs that meet the padding alone
@@ -378,37 +409,42 @@ struct Amx {
     if (area(PaddedBlock(job.h, job.w, 1).positions(), job.depth) * sizeof(S) > kAmxRowBytes)
       return kNever;
     AmxBlocks blocks(job);
+    const CorrelateJob& joined = blocks.job;
     constexpr int64_t lanes = Vector<float>::lanes;
-    double vectors = quotient_up(job.rows, lanes), unit_rows = most(kAmxShort, blocks.piece);
+    double vectors = quotient_up(joined.rows, lanes), unit_rows = most(kAmxShort, blocks.piece);
     double pieces = blocks.width == 0 ? job.h.positions * blocks.pieces
                                       : 1.0 * job.h.positions * blocks.width / blocks.piece;
     double runs = terms_of(job.h) / job.h.positions * job.w.taps / blocks.together;
-    double filling = job.source.c == 1 ? 3.7 * quotient_up(job.depth, lanes) : 1.0 * job.depth;
-    if (blocks.in_source(job)) filling = 0;
-    filling *= PaddedBlock(job.h, job.w, job.h.positions).positions();
-    double storing = blocks.piece * (job.result.c == 1 ? 6 : 15);
-    return job.groups *
-           (vectors * pieces * (2 * unit_rows * runs * blocks.steps + storing + 40) + filling);
+    double filling = job.source.c == 1 ? 12 * quotient_up(joined.depth, lanes) : 2.5 * joined.depth;
+    filling *= blocks.in_source() ? 0 : PaddedBlock(job.h, job.w, job.h.positions).positions();
+    bool turned = job.result.w == 1 && job.w.position_step == 1;
+    double storing = blocks.piece * (job.result.c == 1 ? 8 : turned ? 20 : 100);
+    return joined.groups *
+           (vectors * pieces * (2.2 * unit_rows * runs * blocks.steps + storing + 70) + filling);
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
-    return job.segments * job.groups * quotient_up(AmxBlocks(job).panels, kPacked);
+    AmxBlocks blocks(job);
+    int64_t groups = job.segments * blocks.job.groups;
+    return blocks.joined > 1 ? groups : groups * quotient_up(blocks.panels_of_group(), kPacked);
   }
   static int64_t packed_filter_size(const CorrelateJob& job) {
     AmxBlocks blocks(job);
-    return job.segments * job.groups * blocks.panels * blocks.panel_size() * sizeof(Pair);
+    return job.segments * blocks.job.groups * blocks.panels_of_group() * blocks.panel_size() *
+           sizeof(Pair);
   }
-  // Some panels; a panel is [tap][channel][column].
+  // Some panels of a group; a panel is [tap][channel][column].
   static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
                           int64_t task) {
     AmxBlocks blocks(job);
-    int64_t parts = quotient_up(blocks.panels, kPacked), unit = task / parts;
-    int64_t panel = task % parts * kPacked, count = least(kPacked, blocks.panels - panel);
-    int64_t column = panel * kColumns<Pair>;
-    Pair* to = static_cast<Pair*>(packed) + (unit * blocks.panels + panel) * blocks.panel_size();
+    if (blocks.joined > 1) return pack_joined(job, blocks, filter, packed, task);
+    int64_t panels = blocks.panels_of_group(), parts = quotient_up(panels, kPacked);
+    int64_t group = task / parts, panel = task % parts * kPacked;
+    int64_t count = least(kPacked, panels - panel), column = panel * kColumns<Pair>;
+    Pair* to = static_cast<Pair*>(packed) + (group * panels + panel) * blocks.panel_size();
     if (blocks.pitch > blocks.depth) clear(to, 1, count * blocks.panel_size());
-    const S* from = static_cast<const S*>(filter.data) + unit / job.groups * filter.segment +
-                    unit % job.groups * filter.group + column * filter.row;
+    const S* from = static_cast<const S*>(filter.data) + group / job.groups * filter.segment +
+                    group % job.groups * filter.group + column * filter.row;
     FilterChunk<S, Pair> chunk{from,
                                filter,
                                job.h,
@@ -421,11 +457,36 @@ struct Amx {
     if (chunk.pack()) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 
-  static int64_t tasks(const CorrelateJob& job) { return AmxBlocks(job).tasks(job); }
-  static int64_t scratch(const CorrelateJob& job) {
-    return AmxTask<S>::scratch(job, AmxBlocks(job));
-  }
+  static int64_t tasks(const CorrelateJob& job) { return AmxBlocks(job).tasks(); }
+  static int64_t scratch(const CorrelateJob& job) { return AmxTask<S>::scratch(AmxBlocks(job)); }
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
-    AmxTask<S>(job, task, scratch).run();
+    AmxBlocks blocks(job);
+    AmxTask<S>(blocks, task, scratch).run();
+  }
+
+ private:
+  // The one panel of some joined groups: theirs along the diagonal, else zeros.
+  static void pack_joined(const CorrelateJob& job, const AmxBlocks& blocks,
+                          const FilterView& filter, void* packed, int64_t task) {
+    Pair* panel = static_cast<Pair*>(packed) + task * blocks.panel_size();
+    clear(panel, 1, blocks.panel_size());
+    S* numbers = reinterpret_cast<S*>(panel);
+    float special = 0;  // to which a NaN or Inf, times 0, adds a NaN
+    int64_t segment = task / blocks.job.groups, first = task % blocks.job.groups * blocks.joined;
+    for (int64_t g = 0; g < blocks.joined; ++g)
+      for (int64_t tap = 0; tap < blocks.taps; ++tap) {
+        const S* from = static_cast<const S*>(filter.data) + segment * filter.segment +
+                        (first + g) * filter.group + job.h.tap[tap / job.w.taps] * filter.r +
+                        job.w.tap[tap % job.w.taps] * filter.s;
+        for (int64_t c = 0; c < job.depth; ++c)
+          for (int64_t k = 0; k < job.rows; ++k) {
+            int64_t channel = g * job.depth + c, column = g * job.rows + k;
+            S number = from[c * filter.depth + k * filter.row];
+            special += widen(number) * 0;
+            numbers[((tap * blocks.pitch + channel / 2) * kColumns<Pair> + column) * 2 +
+                    channel % 2] = number;
+          }
+      }
+    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
   }
 };

@@ -56,12 +56,18 @@ struct AmxLines {
 };
 
 struct AmxWeightBlocks {
+  WeightJob job;  // of joined groups, as in amx.inl: what is of two groups is left out
+  int64_t joined;
   int64_t taps, channel_block, unit_rows, units;  // a task's channels in `units` of some rows
   int64_t panels, panel_block;
   int64_t rows, row_block, sample_block;  // rows in pairs
 
-  explicit AmxWeightBlocks(const WeightJob& job)
-      : taps(job.h.taps * job.w.taps), rows(quotient_up(job.h.positions, 2)) {
+  explicit AmxWeightBlocks(const WeightJob& apart)
+      : job(apart),
+        joined(joined_groups(job.groups, job.channels, job.filters, kUnitRows, kUnitRows)),
+        taps(job.h.taps * job.w.taps),
+        rows(quotient_up(job.h.positions, 2)) {
+    job.groups /= joined, job.channels *= joined, job.filters *= joined;
     int64_t wanted = least<int64_t>(256, round_up(quotient_up(kAmxWeightRows, taps), kUnitRows));
     channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
     if (channel_block < job.channels) channel_block = round_up(channel_block, kUnitRows);
@@ -72,18 +78,18 @@ struct AmxWeightBlocks {
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     row_block = rows;
     while (row_block > 1 &&
-           (AmxLines(job, row_block).positions > kAmxPositions || lines_bytes(job) > kAmxLines))
+           (AmxLines(job, row_block).positions > kAmxPositions || lines_bytes() > kAmxLines))
       --row_block;
     row_block = quotient_up(rows, quotient_up(rows, row_block));
     sample_block = 1;
     if (row_block == rows)
       sample_block = most<int64_t>(
-          1, least(kAmxPositions / AmxLines(job, rows).grads(), kAmxLines / lines_bytes(job)));
+          1, least(kAmxPositions / AmxLines(job, rows).grads(), kAmxLines / lines_bytes()));
     sample_block = least(job.batch, sample_block);
   }
   int64_t channels() const { return units * unit_rows; }  // with those that fill the last unit
   int64_t panel_size() const { return taps * channels() * kColumns<float>; }
-  int64_t lines_bytes(const WeightJob& job) const {  // of a sample
+  int64_t lines_bytes() const {  // of a sample
     return area(AmxLines(job, row_block).size(), channels() * sizeof(Pair));
   }
   int64_t row_blocks() const { return quotient_up(rows, row_block); }
@@ -91,10 +97,8 @@ struct AmxWeightBlocks {
     return quotient_up(job.channels, channel_block);
   }
   int64_t panel_blocks() const { return quotient_up(panels, panel_block); }
-  int64_t blocks(const WeightJob& job) const {
-    return quotient_up(job.batch, sample_block) * row_blocks();
-  }
-  int64_t owners(const WeightJob& job) const {
+  int64_t blocks() const { return quotient_up(job.batch, sample_block) * row_blocks(); }
+  int64_t owners() const {
     return job.segments * job.groups * channel_blocks(job) * panel_blocks();
   }
   int64_t size() const { return panel_block * panel_size(); }  // of a task's sums
@@ -112,32 +116,32 @@ struct AmxWeight {
     if (job.h.step > kAmxStep || job.w.step > kAmxStep) return kNever;
     if (area(AmxLines(job, 1).size(), least<int64_t>(job.channels, 64)) > 1 << 19) return kNever;
     AmxWeightBlocks blocks(job);
-    AmxLines lines(job, blocks.row_block);
-    double count = blocks.row_blocks(), panels = blocks.panels;
-    double units = 1.0 * blocks.taps * blocks.units * blocks.channel_blocks(job);
-    double products = 4.0 * most<int64_t>(8, blocks.unit_rows) * units * lines.steps();
-    double sums = 60 * units / blocks.sample_block;
+    const WeightJob& joined = blocks.job;
+    AmxLines lines(joined, blocks.row_block);
+    double units = 1.0 * blocks.taps * blocks.units * blocks.channel_blocks(joined);
+    double products = 6.0 * most<int64_t>(8, blocks.unit_rows) * units * lines.steps();
+    double sums = 110 * units / blocks.sample_block;
     double filling = 1.0 * least(lines.classes_h, job.h.taps) * least(lines.classes_w, job.w.taps) *
-                     lines.height * lines.width * job.channels * (job.input.c == 1 ? 0.8 : 0.3);
-    double grads = lines.positions * (job.grad.c == 1 ? 12 : 30);
-    return job.groups * job.batch * count * (panels * (products + sums + grads) + filling);
+                     lines.height * lines.width * joined.channels * (job.input.c == 1 ? 1.8 : 1);
+    double grads = lines.positions * (job.grad.c == 1 ? 25 : 60);
+    return joined.groups * job.batch * blocks.row_blocks() *
+           (blocks.panels * (products + sums + grads) + filling);
   }
 
   // As many parts as make 8 tasks.
   static int64_t splits(const WeightJob& job) {
     AmxWeightBlocks blocks(job);
-    int64_t owners = blocks.owners(job);
-    return owners > 0 ? least(blocks.blocks(job), quotient_up(8, owners)) : 1;
+    int64_t owners = blocks.owners();
+    return owners > 0 ? least(blocks.blocks(), quotient_up(8, owners)) : 1;
   }
   static int64_t partial_size(const WeightJob& job) {
     return job.splits == 1 ? 0 : tasks(job) * AmxWeightBlocks(job).size() * sizeof(float);
   }
-  static int64_t tasks(const WeightJob& job) {
-    return job.splits * AmxWeightBlocks(job).owners(job);
-  }
+  static int64_t tasks(const WeightJob& job) { return job.splits * AmxWeightBlocks(job).owners(); }
 
-  static int64_t scratch(const WeightJob& job) {
-    AmxWeightBlocks blocks(job);
+  static int64_t scratch(const WeightJob& apart) {
+    AmxWeightBlocks blocks(apart);
+    const WeightJob& job = blocks.job;
     AmxLines lines(job, blocks.row_block);
     int64_t grads = blocks.sample_block * lines.grads() * kColumns<Pair>;
     return blocks.size() * sizeof(float) +
@@ -145,8 +149,9 @@ struct AmxWeight {
            blocks.sample_block * sizeof(RunPlace);
   }
 
-  static void run(const WeightJob& job, int64_t task, void* scratch) {
-    AmxWeightBlocks blocks(job);
+  static void run(const WeightJob& apart, int64_t task, void* scratch) {
+    AmxWeightBlocks blocks(apart);
+    const WeightJob& job = blocks.job;
     AmxLines lines(job, blocks.row_block);
     WeightPlace place(job, blocks, task / job.splits);
     int64_t split = task % job.splits;
@@ -157,7 +162,7 @@ struct AmxWeight {
     RunPlace* runs = reinterpret_cast<RunPlace*>(input + blocks.sample_block * sample_size);
     if (job.splits > 1) sums = static_cast<float*>(job.partial) + task * blocks.size();
     MatrixUnit unit(blocks.unit_rows, kUnitDepth);
-    int64_t count = blocks.blocks(job);
+    int64_t count = blocks.blocks();
     for (int64_t index = count * split / job.splits; index < count * (split + 1) / job.splits;
          ++index) {
       int64_t first = index / blocks.row_blocks() * blocks.sample_block;
@@ -181,15 +186,15 @@ struct AmxWeight {
                  sums + panel * blocks.panel_size());
       }
     }
-    if (job.splits == 1) finish(job, blocks, place, sums);
+    if (job.splits == 1) finish(apart, blocks, place, sums);
   }
 
   static int64_t reduce_tasks(const WeightJob& job) {
-    return job.splits == 1 ? 0 : AmxWeightBlocks(job).owners(job);
+    return job.splits == 1 ? 0 : AmxWeightBlocks(job).owners();
   }
   static void reduce(const WeightJob& job, int64_t owner) {
     AmxWeightBlocks blocks(job);
-    WeightPlace place(job, blocks, owner);
+    WeightPlace place(blocks.job, blocks, owner);
     float* sum = static_cast<float*>(job.partial) + owner * job.splits * blocks.size();
     for (int64_t split = 1; split < job.splits; ++split) {
       const float* part = sum + split * blocks.size();
@@ -201,7 +206,13 @@ struct AmxWeight {
  private:
   static void finish(const WeightJob& job, const AmxWeightBlocks& blocks, const WeightPlace& place,
                      const float* sums) {
-    store_sums<S>(job, place, blocks.channels(), sums);
+    for (int64_t g = 0; g < blocks.joined; ++g) {
+      WeightPlace own = place;
+      own.group = place.group * blocks.joined + g;
+      own.channels = place.channels / blocks.joined;
+      store_sums<S>(job, own, blocks.channels(),
+                    sums + g * own.channels * kColumns<float> + g * job.filters);
+    }
     V special = {};
     for (int64_t panel = 0; panel < place.panels; ++panel)
       for (int64_t tap = 0; tap < blocks.taps; ++tap) {

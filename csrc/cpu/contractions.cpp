@@ -120,7 +120,7 @@ CorrelateJob directly(CorrelateJob job, int64_t sample, int64_t scalar_size) {
   job.unpacked.data = advance(const_cast<void*>(job.unpacked.data),
                               sample / job.batch * job.unpacked.segment * scalar_size);
   job.segments = job.batch = 1;
-  job.algorithm = Algorithm::direct;
+  job.exact = true;
   return job;
 }
 

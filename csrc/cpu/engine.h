@@ -37,6 +37,7 @@ struct CorrelateJob {
   bool* special;  // set where packing meets a NaN or Inf in the filter
   bool* spread;   // [segments·batch] set by a way whose result for a sample has a NaN or Inf that
                   // may belong elsewhere
+  bool exact;     // not by a way that may set it
   AxisMap h, w;
   const AxisMap* columns;  // [column_maps] all whose positions make up a row: channels.inl's w
   int64_t column_maps;

@@ -64,6 +64,16 @@ class MatrixUnit {
     }
   }
 
+  void add_products(int64_t halves, bool wide, const RunPlace* runs, int64_t count, int64_t steps,
+                    const char* a, const char* second, int64_t line, const Pair* b) const {
+    if (halves > 1)
+      wide ? add_products<2, 2>(runs, count, steps, a, second, line, b)
+           : add_products<2, 1>(runs, count, steps, a, second, line, b);
+    else
+      wide ? add_products<1, 2>(runs, count, steps, a, second, line, b)
+           : add_products<1, 1>(runs, count, steps, a, second, line, b);
+  }
+
   static void clear_sums() {
     _tile_zero(0);
     _tile_zero(1);

@@ -61,7 +61,7 @@ struct Winograd {
   static constexpr int64_t kStripColumns = m * kStripTiles + kPoints - m;
 
   static double cost(const CorrelateJob& job) {
-    if (job.algorithm == Algorithm::direct || job.components != 1) return kNever;
+    if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
     if (job.rows == 0 || job.depth == 0 || job.batch == 0) return kNever;
     if (job.algorithm == Algorithm::winograd) return 0;

@@ -5,9 +5,9 @@
 // Vectors run along the channels; the last one ends with them, over a part of the one before. The
 // sums of some positions of a row stay in registers while the kernel walks the taps, for one vector
 // of channels after the other: so the source is read a row of pixels at a time, and nothing is
-// copied, while the lines that a row meets fit in the first-level cache. Near the ends of a row
-// positions are taken one by one, with the taps that meet the source. Scratch a task: where the
-// lines are that a row meets.
+// copied, while the lines that a row meets fit in the first-level cache, or in a large one behind
+// it. Near the ends of a row positions are taken one by one, with the taps that meet the source.
+// Scratch a task: where the lines are that a row meets.
 
 template <class S>
 struct Depthwise {
@@ -17,7 +17,8 @@ struct Depthwise {
   static constexpr int kAcross = 8;           // positions whose sums are in registers
   static constexpr int kEdge = 4;             // vectors of one position near an end
   static constexpr int64_t kTask = 4096;      // vectors of the result, about
-  static constexpr int64_t kLines = 1 << 15;  // bytes
+  static constexpr int64_t kLines = 1 << 15;  // bytes, or where the second-level cache is large
+  static constexpr int64_t kLinesLarge = 1 << 17, kLargeCache = 1 << 21;
 
   // Weighed by hand, over eleven layers timed beside channels.inl.
   static double cost(const CorrelateJob& job) {
@@ -25,7 +26,7 @@ struct Depthwise {
     if (job.source.c != 1 || job.result.c != 1 || job.w.position_step > 1) return kNever;
     if (job.h.padding != Padding::zeros || job.h.taps * job.w.taps == 0) return kNever;
     int64_t lines = job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S));
-    if (lines > kLines) return kNever;
+    if (lines > (second_level_cache() < kLargeCache ? kLines : kLinesLarge)) return kNever;
     double positions = 1.0 * job.h.positions * job.w.positions;
     double products = terms_of(job.h) * (terms_of(job.w) + job.w.taps * edges(job.w));
     return vectors(job) * ((sizeof(S) < sizeof(T) ? 5.2 : 2.6) * products + 14 * positions);

@@ -14,6 +14,8 @@
 // the number of threads nor the other samples: results are the same bit for bit for any of them.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <type_traits>
 

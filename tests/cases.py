@@ -7,6 +7,7 @@ for bit (16-bit ones after one rounding). Minimal filtering rounds: it has bound
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch_fullconv.ops import ALGORITHMS, PADDING_MODES, Geometry
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 F16, C64, C128 = torch.float16, torch.complex64, torch.complex128
 DTYPES = (F32, F64, BF16, F16, C64, C128)
+X86 = platform.machine() == "x86_64"
 
 
 class Rounding(NamedTuple):

@@ -18,6 +18,7 @@ from cases import (
     F16,
     F32,
     F64,
+    X86,
     Case,
     Operands,
     assert_bits,
@@ -31,6 +32,7 @@ from test_winograd import assert_errors
 from torch import Tensor
 
 from torch_fullconv import ops
+from torch_fullconv.ops import Geometry
 
 REAL = (F32, F64, BF16, F16)
 NAMES = ("rest_rows", "tile_15x33", "pointwise", "deep_taps", "stem", "line_1x97", "circular_most")
@@ -45,9 +47,9 @@ each_layout = pytest.mark.parametrize("place", [Tensor.contiguous, channels_last
 
 
 def smallest(dtype: torch.dtype) -> int:
-    """Its exponent. Pairs of bfloat16 count what is below the normal numbers as zero."""
+    """Its exponent. On x86 what is below the normal numbers of a type's sums counts as zero."""
     info = torch.finfo(dtype)
-    normal = dtype == BF16 and ops.instruction_set() in ("avx512_bf16", "amx")
+    normal = X86 and dtype != F16
     return round(log2(info.smallest_normal if normal else info.smallest_normal * info.eps))
 
 
@@ -166,3 +168,12 @@ def test_a_filter_of_one_1_copies_any_finite_number(groups, dtype, place):
     window = x[0, :, 3:6, 4:7]
     exact = window.unsqueeze(1) if groups > 1 else window.expand(24, 24, 3, 3)
     assert_bits(ops.correlate_weight(x, o, c.geometry, (3, 3), None), exact)
+
+
+@pytest.mark.skipif(not X86, reason="subnormal numbers are kept")
+def test_subnormal_numbers_are_zeros_in_a_call_and_nowhere_else():
+    """In all threads: also those that work for a call keep them afterwards."""
+    x = torch.full((64, 16, 32, 32), 2.0**-130)
+    f = torch.ones(16, 16, 3, 3)
+    assert ops.correlate(x, f, None, Geometry()).count_nonzero() == 0
+    assert torch.equal(x * 0.5, torch.full_like(x, 2.0**-131))

@@ -11,6 +11,7 @@
 
 #include "../views.h"
 #include "engine.h"
+#include "subnormals.h"
 #include "tasks.h"
 
 namespace fullconv::cpu {
@@ -27,6 +28,14 @@ const Engine& engine_of(Dtype dtype) {
     case Dtype::f16: return *set.f16;
   }
   return *set.f32;
+}
+
+template <class F>
+void for_products(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
+  for_tasks(tasks, work, scratch, [&](int64_t index, void* memory) {
+    [[maybe_unused]] SubnormalsAsZeros here;
+    task(index, memory);
+  });
 }
 
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
@@ -103,12 +112,12 @@ void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns) {
   Memory own;
   char* packed = kept_block.get(packed_size, own);
   job.filter = packed;
-  for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-            [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
+  for_products(way.pack_filter_tasks(job), packed_size * kCopying, 0,
+               [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
   int64_t positions = job.batch * job.h.positions * columns;
   int64_t terms = job.depth * job.h.taps * job.w.taps + 1;
-  for_tasks(way.tasks(job), job.segments * job.groups * job.rows * positions * terms,
-            way.scratch(job), [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  for_products(way.tasks(job), job.segments * job.groups * job.rows * positions * terms,
+               way.scratch(job), [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
 }
 
 void* advance(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
@@ -155,10 +164,10 @@ void contract(const Engine& engine, WeightJob job) {
   job.partial = kept_block.get(partial_size, own);
   int64_t positions = job.segments * job.batch * job.h.positions * job.w.positions;
   int64_t work = positions * job.groups * job.filters * job.channels * job.h.taps * job.w.taps;
-  for_tasks(way.tasks(job), work, way.scratch(job),
-            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
-  for_tasks(way.reduce_tasks(job), partial_size * kCopying, 0,
-            [&](int64_t task, void*) { way.reduce(job, task); });
+  for_products(way.tasks(job), work, way.scratch(job),
+               [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  for_products(way.reduce_tasks(job), partial_size * kCopying, 0,
+               [&](int64_t task, void*) { way.reduce(job, task); });
 }
 
 // One segment of a job, by a way that spreads nothing.
@@ -260,13 +269,13 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
   Memory own;
   char* packed = kept_block.get(packed_size, own);
   job.filter = packed;
-  for_tasks(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-            [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });
+  for_products(way.pack_filter_tasks(job), packed_size * kCopying, 0,
+               [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });
   int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
   int64_t work =
       grad.size[0] * result.size[1] * (products * job.filters + job.h.limit * job.w.limit);
-  for_tasks(way.tasks(job), work, way.scratch(job),
-            [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  for_products(way.tasks(job), work, way.scratch(job),
+               [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
 }
 
 }  // namespace
@@ -321,8 +330,8 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
   ChannelSumJob job{view(grad, components), result,       grad.size[0], grad.size[1],
                     grad.size[2],           grad.size[3], components};
   int64_t work = grad.size[0] * grad.size[1] * grad.size[2] * grad.size[3] * kCopying;
-  for_tasks(engine.channel_sum_tasks(job), work, 0,
-            [&](int64_t task, void*) { engine.channel_sum(job, task); });
+  for_products(engine.channel_sum_tasks(job), work, 0,
+               [&](int64_t task, void*) { engine.channel_sum(job, task); });
 }
 
 Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,

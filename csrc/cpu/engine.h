@@ -14,7 +14,7 @@
 // the number of threads nor the other samples: results are the same bit for bit for any of them.
 #pragma once
 
-#include <unistd.h>
+#include <unistd.h>  // cost.inl
 
 #include <cstdint>
 #include <type_traits>
@@ -126,7 +126,7 @@ struct Engine {
   CorrelateWay channels;       // does `columns`, all maps of a row, at once
   CorrelateWay correlate[10];  // as many as there are, then none
   ScatterWay scatter;
-  WeightWay weight[7];
+  WeightWay weight[7];  // the same
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

@@ -17,7 +17,7 @@ struct FilterChunk {
   int64_t columns, channels;
   E* to;
   int64_t panel;  // elements from panel to panel
-  int64_t pitch;  // and from tap to tap, in columns
+  int64_t pitch;  // channels from tap to tap
   Special<E> special = {};
 
   // Says whether there was a NaN or Inf.

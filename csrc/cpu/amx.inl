@@ -15,10 +15,10 @@
 // groups' results: then another way does the sample again. Scratch a task: the blocks of some
 // samples, the sums of two pieces.
 
-constexpr int64_t kAmxBytes = 3 << 17;     // of a task's blocks: they stay in the L2
-constexpr int64_t kAmxRowBytes = 1 << 21;  // of the block of one row, at most
-constexpr int64_t kAmxFilter = 1 << 16;    // bytes of a filter's panels that share two pieces
-constexpr int64_t kAmxShort = 12;          // rows of the unit: with fewer, loads take the time
+constexpr int64_t kAmxBytes = 3 << 17;    // of a task's blocks: they stay in the L2
+constexpr size_t kAmxRowBytes = 1 << 21;  // of the block of one row, at most
+constexpr int64_t kAmxFilter = 1 << 16;   // bytes of a filter's panels that share two pieces
+constexpr int64_t kAmxShort = 12;         // rows of the unit: with fewer, loads take the time
 
 // How many groups are one, so that neither their depth nor their columns exceed a product's.
 inline int64_t joined_groups(int64_t groups, int64_t depth, int64_t columns, int64_t most_depth,
@@ -56,7 +56,9 @@ struct AmxBlocks {
     if (together > 1 || 3 * even <= 4 * steps) steps = even;
     unit_depth = quotient_up(run, steps);
     pitch = together > 1 ? depth : unit_depth * steps;
-    groups = job.depth == 2 * pitch ? job.groups : 1;
+    int64_t row = PaddedBlock(job.h, job.w, 1).positions();
+    bool fit = area(row, job.groups * pitch) * sizeof(Pair) <= kAmxRowBytes;
+    groups = fit && job.depth == 2 * pitch ? job.groups : 1;
     panels = panel_block = groups * panels_of_group();
 
     row_block = job.h.positions;
@@ -406,7 +408,8 @@ struct Amx {
   static double cost(const CorrelateJob& job) {
     if (job.components != 1 || job.depth == 0 || job.batch == 0 || job.rows == 0) return kNever;
     if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return kNever;
-    if (area(PaddedBlock(job.h, job.w, 1).positions(), job.depth) * sizeof(S) > kAmxRowBytes)
+    int64_t depth = most(job.depth, 2 * kUnitDepth);  // of a group, or of joined ones
+    if (area(PaddedBlock(job.h, job.w, 1).positions(), depth) * sizeof(S) > kAmxRowBytes)
       return kNever;
     AmxBlocks blocks(job);
     const CorrelateJob& joined = blocks.job;

@@ -80,6 +80,17 @@ def repeated(t: Tensor) -> Tensor:
     return t[:1, ..., :1].expand(t.shape) if t.numel() else t
 
 
+def overlapping(t: Tensor) -> Tensor:
+    """In channels_last, each row beginning a pixel behind the one before it."""
+    last = channels_last(t)
+    return last.as_strided(t.shape, (*last.stride()[:-2], last.stride(-1), last.stride(-1)))
+
+
+def one_pixel(t: Tensor) -> Tensor:
+    """In channels_last, stride 0 along rows and columns."""
+    return channels_last(t)[..., :1, :1].expand(t.shape) if t.numel() else t
+
+
 def one_element(t: Tensor) -> Tensor:
     return t.flatten()[:1].view([1] * t.dim()).expand(t.shape) if t.numel() else t
 
@@ -93,6 +104,8 @@ LAYOUTS: tuple[Callable[[Tensor], Tensor], ...] = (
     channels_sliced,
     offset,
     odd_strides,
+    overlapping,
+    one_pixel,
     repeated,
     one_element,
 )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BF16, EDGES, F32, F64, operands
-from layouts import channels_last
-from test_instruction_sets import edges, run, saved, sweep  # noqa: F401, a fixture
+from cases import BF16, EDGES, F32, F64, case, operands
+from layouts import LAYOUTS, channels_last
+from test_instruction_sets import check_exact, edges, run, saved, sweep  # noqa: F401, a fixture
 from test_reproducible import SPECIAL_LAYERS
 from test_reproducible import test_special_values_stay_where_they_belong as check_special_values
 
@@ -32,14 +32,17 @@ WAYS = {
 }
 
 
+UNPADDED = (case((2, 8, 6, 5), (8, 8, 1, 1)), case((2, 32, 9, 7), (33, 32, 3, 3)))
+
+
 def taken(way: str, dtype: torch.dtype) -> set[str]:
     """The passes that a layer of the edges goes that way."""
     passes = set()
-    for case in EDGES.values():
-        t = operands(case, dtype)
+    for layer in EDGES.values():
+        t = operands(layer, dtype)
         if t.filter.dim() == 4 and t.input.numel() * t.grad.numel() > 0:
             for x in (t.input, channels_last(t.input)):
-                names = ops.ways(x, t.filter, case.geometry)
+                names = ops.ways(x, t.filter, layer.geometry)
                 passes |= {what for what, found in names.items() if found == way}
     return passes
 
@@ -49,6 +52,8 @@ def check(way: str, path: str) -> None:
     assert taken(way, dtypes[0]) == WAYS[way]
     edges(path, dtypes[:1])
     sweep(dtypes)
+    for layer, dtype, place in product(UNPADDED, dtypes, LAYOUTS):  # views may be read in place
+        check_exact(layer, dtype, (place, place, place), 0)
     if way == "amx":  # where a NaN or Inf spreads, another way does the sample again
         for name, operand in product(SPECIAL_LAYERS, ("input", "filter", "grad")):
             check_special_values(name, operand)

@@ -111,10 +111,11 @@ struct AmxBlocks {
     if (job.h.step != 1 || job.w.step != 1) return;
     int64_t wide = PaddedBlock(job.h, job.w, 1).width;
     if (in_source()) {
-      if (job.source.h % job.source.w != 0) return;
+      if (job.source.w == 0 || job.source.h % job.source.w != 0) return;
       wide = job.source.h / job.source.w;
     }
-    if (wide >= pieces * most(piece, kAmxShort)) return;
+    // Rows of a view may overlap.
+    if (wide < job.w.positions || wide >= pieces * most(piece, kAmxShort)) return;
     width = wide;
     int64_t last = job.h.positions - (row_blocks() - 1) * row_block;  // rows of the last block
     piece = least(kUnitRows, (last - 1) * width + job.w.positions);

@@ -201,44 +201,32 @@ class AmxTask {
 
   // One sample's elements, zeros behind the channels.
   void fill_block(const S* sample, Pair* to) const {
-    const View& view = job_.source;
     int64_t depth = blocks_.groups * job_.depth, pitch = blocks_.groups * blocks_.pitch;
-    int64_t first_v = job_.h.base[row_] + block_.low_h;
-    auto row_at = [&](Source<S, Pair> source, int64_t v) {
-      if (!block_.is_read(job_.h, v - job_.h.base[row_], job_.h.step))
-        return Source<S, Pair>::unread();
-      int64_t y = source_or_none(job_.h, v);
-      return y < 0 ? Source<S, Pair>{sample, 0, 0} : source + y * view.h;
-    };
-    if (MatrixUnit::spreads(depth, pitch) && view.c == 1 && view.w == depth &&
-        job_.w.padding == Padding::zeros) {
-      int64_t first_u = job_.w.base[0] + block_.low_w, width = block_.width;
-      int64_t low = first_u < 0 ? least(width, -first_u) : 0;
-      int64_t high = most(low, least(width, job_.w.limit - first_u));
-      for (int64_t i = 0; i < block_.height; ++i, to += width * pitch) {
-        Source<S, Pair> row = row_at({sample}, first_v + i);
-        if (!row.from) continue;
-        int64_t from = row.shown == 0 ? width : low, end = most(from, high);
-        clear(to, 1, from * pitch);
-        MatrixUnit::spread(row.from + (first_u + from) * depth, depth, end - from,
-                           to + from * pitch, pitch);
-        clear(to + end * pitch, 1, (width - end) * pitch);
-      }
-      return;
-    }
-    const S* end = end_of<S>(view, job_.segments * job_.batch, job_.groups * job_.depth,
-                             job_.h.limit, job_.w.limit);
-    auto fill = [&](int64_t index, int64_t count) {
-      Source<S, Pair> source = element_of_line<Pair>(sample, view.c, index, depth);
-      fill_padded(
-          block_, first_v, [&](int64_t v) { return row_at(source, v); }, 2 * view.c, view.w, job_.w,
-          count, to + index, pitch, end);
-    };
-    // A last pair that is not full apart.
-    if (depth > 1) fill(0, depth / 2);
-    if (depth % 2 != 0) fill(depth / 2, 1);
-    for (int64_t c = quotient_up(depth, 2); c < pitch; ++c)
+    if (MatrixUnit::spreads(depth, pitch) && job_.source.c == 1 && job_.source.w == depth &&
+        job_.w.padding == Padding::zeros)
+      return spread_block(sample, depth, to, pitch);
+    int64_t count = quotient_up(depth, 2);
+    fill_channels(job_, block_, row_, sample, depth, count, to, pitch);
+    for (int64_t c = count; c < pitch; ++c)
       for (int64_t i = 0; i < block_.positions(); ++i) to[i * pitch + c] = 0;
+  }
+
+  // The same, of few neighbouring channels, some positions at once.
+  void spread_block(const S* sample, int64_t depth, Pair* to, int64_t pitch) const {
+    int64_t first_u = job_.w.base[0] + block_.low_w, width = block_.width;
+    int64_t first_v = job_.h.base[row_] + block_.low_h;
+    int64_t low = first_u < 0 ? least(width, -first_u) : 0;
+    int64_t high = most(low, least(width, job_.w.limit - first_u));
+    for (int64_t i = 0; i < block_.height; ++i, to += width * pitch) {
+      if (!block_.is_read(job_.h, first_v + i - job_.h.base[row_], job_.h.step)) continue;
+      int64_t y = source_or_none(job_.h, first_v + i);
+      int64_t from = y < 0 ? width : low, end = y < 0 ? width : high;
+      clear(to, 1, from * pitch);
+      if (from < end)
+        MatrixUnit::spread(sample + y * job_.source.h + (first_u + from) * depth, depth, end - from,
+                           to + from * pitch, pitch);
+      clear(to + end * pitch, 1, (width - end) * pitch);
+    }
   }
 
   // A run for each tap, or for each row of taps; and between which positions every tap is met.

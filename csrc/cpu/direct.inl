@@ -279,28 +279,13 @@ struct Direct {
     }
   };
 
-  // Some channels of one sample, as elements; of a depth that fills no last element, that apart.
+  // Some channels of one sample, as elements.
   static void fill_block(const CorrelateJob& job, const PaddedBlock& block, int64_t group,
                          int64_t sample, int64_t row, int64_t channel, int64_t channels, E* to) {
-    const View& view = job.source;
-    const S* end =
-        end_of<S>(view, job.segments * job.batch, job.groups * job.depth, job.h.limit, job.w.limit);
-    int64_t first = channel * kNumbers<E>, step = kNumbers<E> * view.c;
-    int64_t complete = least(channels, (job.depth - first) / kNumbers<E>);
-    const S* from =
-        static_cast<const S*>(view.data) + sample * view.n + (group * job.depth + first) * view.c;
-    int64_t first_v = job.h.base[row] + block.low_h;
-    auto fill = [&](int64_t index, int64_t count) {
-      Source<S, E> source = element_of_line<E>(from, view.c, index, job.depth - first);
-      auto row_at = [&](int64_t v) {
-        if (!block.is_read(job.h, v - job.h.base[row], job.h.step)) return Source<S, E>::unread();
-        int64_t y = source_or_none(job.h, v);
-        return y < 0 ? Source<S, E>{from, 0, 0} : source + y * view.h;
-      };
-      fill_padded(block, first_v, row_at, step, view.w, job.w, count, to + index, channels, end);
-    };
-    if (complete > 0) fill(0, complete);
-    if (complete < channels) fill(complete, 1);
+    int64_t first = channel * kNumbers<E>;
+    const S* from = static_cast<const S*>(job.source.data) + sample * job.source.n +
+                    (group * job.depth + first) * job.source.c;
+    fill_channels(job, block, row, from, job.depth - first, channels, to, channels);
   }
 
   static int64_t columns_of(const CorrelateJob& job, int64_t panel) {

@@ -95,3 +95,26 @@ void fill_padded(const PaddedBlock& block, int64_t first_v, Row row, int64_t cha
     edge(high, block.width);
   }
 }
+
+// Some channels of a sample's rows from `row` on, `depth` numbers from `from` on, as `count`
+// elements of a position; of a depth that fills no last element, that apart.
+template <class S, class E>
+void fill_channels(const CorrelateJob& job, const PaddedBlock& block, int64_t row, const S* from,
+                   int64_t depth, int64_t count, E* to, int64_t pitch) {
+  const View& view = job.source;
+  const S* end =
+      end_of<S>(view, job.segments * job.batch, job.groups * job.depth, job.h.limit, job.w.limit);
+  int64_t complete = least(count, depth / kNumbers<E>);
+  auto fill = [&](int64_t index, int64_t some) {
+    Source<S, E> source = element_of_line<E>(from, view.c, index, depth);
+    auto row_at = [&](int64_t v) {
+      if (!block.is_read(job.h, v - job.h.base[row], job.h.step)) return Source<S, E>::unread();
+      int64_t y = source_or_none(job.h, v);
+      return y < 0 ? Source<S, E>{from, 0, 0} : source + y * view.h;
+    };
+    fill_padded(block, job.h.base[row] + block.low_h, row_at, kNumbers<E> * view.c, view.w, job.w,
+                some, to + index, pitch, end);
+  };
+  if (complete > 0) fill(0, complete);
+  if (complete < count) fill(complete, 1);
+}

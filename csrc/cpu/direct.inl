@@ -12,6 +12,7 @@
 
 constexpr int64_t kDirectDepth = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kDirectBytes = 1 << 18;   // of a padded block and of sums: both stay in the L2
+constexpr int64_t kDirectSharing = 128;     // positions that share a chunk of the filter, at least
 constexpr int64_t kDirectFilter = 1 << 15;  // elements of a filter's panels that share a tile
 
 // One tap of a chunk: where it begins in the block and in the panel of the filter.
@@ -34,6 +35,7 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
     for (int64_t k = 0; k < run; ++k, ++at, with += kColumns<E>) {
       typename Vector<E>::type columns[VECTORS];
       for (int v = 0; v < VECTORS; ++v) columns[v] = load<E>(with + v * lanes);
+      prefetch_ahead(with);
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; ++i)
         for (int v = 0; v < VECTORS; ++v)
@@ -69,6 +71,10 @@ struct DirectBlocks {
     constexpr int64_t lanes = Vector<T>::lanes;
     int64_t wanted =
         least(depth, least<int64_t>(256, round_up(quotient_up(kDirectDepth, taps), lanes)));
+    // Where taps reach far fewer, so that there is room for as many rows as should share a filter.
+    row_block = least(job.h.positions, quotient_up(kDirectSharing, job.w.positions));
+    while (wanted > lanes && block_bytes(job, wanted) > kDirectBytes)
+      wanted = round_up(wanted / 2, lanes);
     channel_block = quotient_up(depth, quotient_up(depth, wanted));
     if (channel_block < depth) channel_block = round_up(channel_block, lanes);
     panels = quotient_up(job.rows, kColumns<T>);
@@ -77,18 +83,19 @@ struct DirectBlocks {
 
     int64_t sums = job.w.positions * panel_block * kColumns<T> * sizeof(T);
     row_block = least(job.h.positions, 1 + kDirectBytes / sums);
-    while (row_block > 1 && block_bytes(job) > kDirectBytes) --row_block;
+    while (row_block > 1 && block_bytes(job, channel_block) > kDirectBytes) --row_block;
     row_block = quotient_up(job.h.positions, row_blocks(job));
     sample_block = 1;
     if (row_block == job.h.positions)
-      sample_block = least(job.batch, 1 + kDirectBytes / (sums * row_block + block_bytes(job)));
+      sample_block =
+          least(job.batch, 1 + kDirectBytes / (sums * row_block + block_bytes(job, channel_block)));
     // Few tasks would leave threads idle: cut a small result finer.
     while (tasks(job) < 8 && sample_block > 1) sample_block = quotient_up(sample_block, 2);
     while (tasks(job) < 8 && panel_block > 1) panel_block = quotient_up(panel_block, 2);
     while (tasks(job) < 8 && row_block > 4) row_block = quotient_up(row_block, 2);
   }
-  int64_t block_bytes(const CorrelateJob& job) const {
-    return PaddedBlock(job.h, job.w, row_block).positions() * channel_block * sizeof(E);
+  int64_t block_bytes(const CorrelateJob& job, int64_t channels) const {
+    return PaddedBlock(job.h, job.w, row_block).positions() * channels * sizeof(E);
   }
   int64_t row_blocks(const CorrelateJob& job) const {
     return quotient_up(job.h.positions, row_block);

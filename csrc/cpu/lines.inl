@@ -15,6 +15,7 @@ struct Shifted {
   const T* lines;
   const int64_t* offset;
   const T* at(int64_t k) const { return lines + offset[k]; }
+  void prefetch(int64_t) const {}
 };
 
 struct LineLayout {

@@ -21,11 +21,21 @@ struct Block {  // one operand of a block product
   int64_t stride;  // between panels, or between rows of a `strided` a
 };
 
+// Asks for the line of a packed panel that is read some rows later: the hardware alone fetches a
+// filter from the third-level cache at half the rate at which tiles could take it.
+constexpr int64_t kBytesAhead = 1 << 13;
+template <class T>
+inline void prefetch_ahead(const T* row) {
+  for (int64_t i = 0; i < kColumns<T>; i += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(reinterpret_cast<const char*>(row + i) + kBytesAhead);
+}
+
 // Where row k of b is: in a packed panel, or at a place of its own (lines.inl).
 template <class T>
 struct Panel {
   const T* data;
   const T* at(int64_t k) const { return data + k * kColumns<T>; }
+  void prefetch(int64_t k) const { prefetch_ahead(at(k)); }
 };
 
 // Or in lines that are longer than a panel is wide.
@@ -34,6 +44,7 @@ struct Strided {
   const T* data;
   int64_t line;
   const T* at(int64_t k) const { return data + k * line; }
+  void prefetch(int64_t) const {}
 };
 
 // f(sum, row, vector) for all sums of a tile. Unrolled, so that none ever lies in memory.
@@ -57,6 +68,7 @@ void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool a
   for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];
     for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b.at(k) + v * lanes);
+    b.prefetch(k);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
       for (int v = 0; v < VECTORS; ++v) sum[i][v] += a[i * row] * columns[v];

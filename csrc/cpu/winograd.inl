@@ -19,13 +19,13 @@ template <class S, int R>
 struct WinogradBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t m = 7 - R, lanes = Vector<T>::lanes;
-  // Of a task, whose operands and products stay in the second-level cache or stream from the third;
-  // a sum over more than kChain channels is cut, for the rounding.
-  static constexpr int64_t kTiles = 56 / kRows * kRows, kFilterRows = 128;
+  // Of a task, whose operands and products stay in the second-level cache while the filter streams
+  // from the third; a sum over more than kChain channels is cut, for the rounding.
+  static constexpr int64_t kTiles = 28 / kRows * kRows, kFilterRows = 128, kFewChannels = 64;
 
   Tiles image;
   int64_t tiles;  // of a segment
-  int64_t row_block, row_blocks, depth_block, depth_blocks;
+  int64_t row_block, row_blocks, depth_block, depth_blocks, tile_block;
 
   explicit WinogradBlocks(const CorrelateJob& job)
       : image{TiledAxis(job.h, m), TiledAxis(job.w, m)},
@@ -33,21 +33,22 @@ struct WinogradBlocks {
         row_block(round_up(quotient_up(job.rows, row_parts(job)), kColumns<T>)),
         row_blocks(quotient_up(job.rows, row_block)),
         depth_block(quotient_up(job.depth, quotient_up(job.depth, kChain))),
-        depth_blocks(quotient_up(job.depth, depth_block)) {}
+        depth_blocks(quotient_up(job.depth, depth_block)),
+        tile_block(keeps_filter() && depth_block + row_block > kFewChannels ? kTiles : 2 * kTiles) {
+  }
 
-  int64_t tile_blocks() const { return quotient_up(tiles, kTiles); }
+  int64_t tile_blocks() const { return quotient_up(tiles, tile_block); }
   // One task would leave threads idle.
   int64_t row_parts(const CorrelateJob& job) const {
-    bool one = job.segments * job.groups * tile_blocks() == 1 && job.rows <= kFilterRows;
+    bool one = job.segments * job.groups == 1 && tiles <= 2 * kTiles && job.rows <= kFilterRows;
     return one ? 2 : quotient_up(job.rows, kFilterRows);
   }
-  // A filter that serves few blocks of tiles is cheaper to transform again than to read from
-  // memory.
-  bool keeps_filter() const { return tile_blocks() > 2; }
+  // A filter that serves few tiles is cheaper to transform again than to read from memory.
+  bool keeps_filter() const { return tiles > 4 * kTiles; }
   // Lines and planes are longer than their data, so that they do not fall into one cache set.
   int64_t input_line() const { return round_up(depth_block, lanes) + lanes; }
-  int64_t input_plane() const { return kTiles * input_line(); }
-  int64_t product_plane() const { return kTiles * row_block + lanes; }
+  int64_t input_plane() const { return tile_block * input_line(); }
+  int64_t product_plane() const { return tile_block * row_block + lanes; }
   int64_t filter_plane() const { return depth_block * row_block + lanes; }
   int64_t filter_size() const { return kPoints * kPoints * filter_plane(); }
 };
@@ -102,8 +103,8 @@ struct Winograd {
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
     Blocks blocks(job);
-    int64_t tile = task % blocks.tile_blocks() * Blocks::kTiles;
-    int64_t tiles = least(Blocks::kTiles, blocks.tiles - tile);
+    int64_t tile = task % blocks.tile_blocks() * blocks.tile_block;
+    int64_t tiles = least(blocks.tile_block, blocks.tiles - tile);
     int64_t owner = task / blocks.tile_blocks();  // (segment, group, block of rows)
     int64_t row = owner % blocks.row_blocks * blocks.row_block;
     int64_t rows = least(blocks.row_block, job.rows - row);

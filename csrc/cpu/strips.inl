@@ -79,8 +79,8 @@ void store_strip(const T* from, int64_t width, int64_t rows, int64_t columns, in
   }
 }
 
-// Asks for the lines that store_strip is going to write.
-template <class S>
+// Asks for the lines of a strip that is going to be read or written.
+template <bool WRITTEN, class S>
 inline void prefetch_strip(int64_t rows, int64_t columns, int64_t channels, const S* to,
                            const View& strides) {
   constexpr int64_t line = 64 / sizeof(S);
@@ -90,5 +90,18 @@ inline void prefetch_strip(int64_t rows, int64_t columns, int64_t channels, cons
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < outer; ++j)
       for (int64_t k = 0; k < inner; k += line)
-        __builtin_prefetch(to + i * strides.h + j * step + k, 1);
+        __builtin_prefetch(to + i * strides.h + j * step + k, WRITTEN);
+}
+
+// Asks for row i of a strip that load_strip is going to read.
+template <class S>
+inline void prefetch_row(const S* from, View strides, int64_t channels, const AxisMap& h,
+                         const AxisMap& w, const Place& place, int64_t i) {
+  int64_t y = source_or_none(h, place.y + i * place.step_y);
+  int64_t low = place.x >= 0 ? 0 : quotient_up(-place.x, place.step_x);
+  int64_t high = least(place.columns, quotient_up(w.limit - place.x, place.step_x));
+  if (y < 0 || high <= low) return;
+  from += y * strides.h + (place.x + low * place.step_x) * strides.w;
+  strides.w *= place.step_x;
+  prefetch_strip<false>(1, high - low, channels, from, strides);
 }

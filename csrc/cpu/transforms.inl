@@ -114,8 +114,10 @@ inline void interpolate(const V* x, V* y) {
 }
 
 // to[point] = matrix · tile · matrixᵀ, for a tile of SIZE x SIZE vectors in lines of `width` ones.
+// The lines `next` behind are asked for: with 36 planes to write to, stores that find none in the
+// first-level cache are what a processor waits for.
 template <class E, int SIZE, class T>
-inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane) {
+inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, int64_t next) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   V half[kPoints][SIZE], line[kPoints];
@@ -130,15 +132,18 @@ inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane) {
 #pragma GCC unroll 8
   for (int i = 0; i < kPoints; ++i) {
     evaluate<E>(half[i], line);
-    for (int j = 0; j < kPoints; ++j)
-      *reinterpret_cast<V*>(to + (i * kPoints + j) * plane) = line[j];
+    for (int j = 0; j < kPoints; ++j) {
+      T* place = to + (i * kPoints + j) * plane;
+      *reinterpret_cast<V*>(place) = line[j];
+      __builtin_prefetch(place + next, 1);
+    }
   }
 }
 
-// tile = Aᵀ · product · A + bias, of M x M vectors in lines of `width` ones. Returns a number that
-// is not 0 where one of them is a NaN or Inf.
+// tile = Aᵀ · product · A + bias, of M x M vectors in lines of `width` ones; `next` as above.
+// Returns a number that is not 0 where one of them is a NaN or Inf.
 template <int M, class T>
-inline typename Vector<T>::type interpolate_tile(const T* product, int64_t plane,
+inline typename Vector<T>::type interpolate_tile(const T* product, int64_t plane, int64_t next,
                                                  typename Vector<T>::type bias, T* tile,
                                                  int64_t width) {
   using V = typename Vector<T>::type;
@@ -147,8 +152,11 @@ inline typename Vector<T>::type interpolate_tile(const T* product, int64_t plane
 #pragma GCC unroll 8
   for (int j = 0; j < kPoints; ++j) {
     V column[kPoints];
-    for (int i = 0; i < kPoints; ++i)
-      column[i] = *reinterpret_cast<const V*>(product + (i * kPoints + j) * plane);
+    for (int i = 0; i < kPoints; ++i) {
+      const T* place = product + (i * kPoints + j) * plane;
+      column[i] = *reinterpret_cast<const V*>(place);
+      __builtin_prefetch(place + next);
+    }
     interpolate<M>(column, line);
     for (int i = 0; i < M; ++i) half[i][j] = line[i];
   }

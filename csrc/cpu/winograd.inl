@@ -199,7 +199,8 @@ struct Winograd {
           special += *reinterpret_cast<const V*>(taps + i * lanes) * 0;
         for (int64_t i = 0; i < channels; ++i)
           evaluate_tile<FilterEvaluation<R>, R>(taps + i * R * R * lanes, R,
-                                                place + i * kColumns<T>, blocks.filter_plane());
+                                                place + i * kColumns<T>, blocks.filter_plane(),
+                                                kColumns<T>);
       }
     for (int64_t lane = 0; lane < lanes; ++lane)
       if (special[lane] != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
@@ -218,24 +219,24 @@ struct Winograd {
     View result = job.result;
     result.h *= h.dilation;
     result.w *= w.dilation;
-    for_strips(blocks.image, first, count,
-               [&](int64_t n, int64_t row, int64_t column, int64_t tiles, int64_t at) {
-                 int64_t sample = segment * job.batch + n;
-                 int64_t rows = least(m, h.positions_from(row));
-                 int64_t columns = least(m * tiles, w.positions_from(column));
-                 if (rows == 0 || columns == 0) return;
-                 S* to = static_cast<S*>(result.data) + sample * result.n + channel * result.c +
-                         job.h.position[row] * job.result.h + job.w.position[column] * job.result.w;
-                 prefetch_strip(rows, columns, channels, to, result);
-                 V special = {};
-                 for (int64_t tile = 0; tile < tiles; ++tile)
-                   special += interpolate_tile<m>(products + (at + tile) * blocks.row_block,
-                                                  blocks.product_plane(), bias,
-                                                  strip + tile * m * lanes, m * tiles);
-                 for (int64_t lane = 0; lane < lanes; ++lane)
-                   if (special[lane] != 0)
-                     __atomic_store_n(job.spread + sample, true, __ATOMIC_RELAXED);
-                 store_strip(strip, m * tiles, rows, columns, channels, to, result);
-               });
+    for (int64_t at = 0, tiles; at < count; at += tiles) {
+      Strip now = strip_at(blocks.image, first, count, at);
+      tiles = now.tiles;
+      int64_t sample = segment * job.batch + now.sample;
+      int64_t rows = least(m, h.positions_from(now.row));
+      int64_t columns = least(m * tiles, w.positions_from(now.column));
+      if (rows == 0 || columns == 0) continue;
+      S* to = static_cast<S*>(result.data) + sample * result.n + channel * result.c +
+              job.h.position[now.row] * job.result.h + job.w.position[now.column] * job.result.w;
+      prefetch_strip<true>(rows, columns, channels, to, result);
+      V special = {};
+      for (int64_t tile = 0; tile < tiles; ++tile)
+        special +=
+            interpolate_tile<m>(products + (at + tile) * blocks.row_block, blocks.product_plane(),
+                                blocks.row_block, bias, strip + tile * m * lanes, m * tiles);
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        if (special[lane] != 0) __atomic_store_n(job.spread + sample, true, __ATOMIC_RELAXED);
+      store_strip(strip, m * tiles, rows, columns, channels, to, result);
+    }
   }
 };

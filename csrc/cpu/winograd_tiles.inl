@@ -39,35 +39,50 @@ inline bool taps_in_steps(const AxisMap& axis) {
   return true;
 }
 
-// Calls f(sample, first row, first column, tiles, index of the first) for each strip of a block:
-// tiles side by side.
-template <class F>
-inline void for_strips(const Tiles& plan, int64_t first, int64_t count, F f) {
-  for (int64_t at = 0, piece; at < count; at += piece) {
-    int64_t column = (first + at) % plan.w.tiles, line = (first + at) / plan.w.tiles;
-    piece = least(least(count - at, kStripTiles), plan.w.phase_tiles - column % plan.w.phase_tiles);
-    f(line / plan.h.tiles, plan.h.first(line % plan.h.tiles), plan.w.first(column), piece, at);
-  }
+// Tiles side by side: of which sample, their first row and column, how many, and the index of the
+// first in its block.
+struct Strip {
+  int64_t sample, row, column, tiles, at;
+};
+
+// The strip that begins at index `at` of a block of `count` tiles.
+inline Strip strip_at(const Tiles& plan, int64_t first, int64_t count, int64_t at) {
+  int64_t column = (first + at) % plan.w.tiles, line = (first + at) / plan.w.tiles;
+  int64_t tiles =
+      least(least(count - at, kStripTiles), plan.w.phase_tiles - column % plan.w.phase_tiles);
+  return {line / plan.h.tiles, plan.h.first(line % plan.h.tiles), plan.w.first(column), tiles, at};
 }
 
 // to[point][tile][channel] = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first
-// of which starts at `origin`, a row and a column.
+// of which starts at `origin`, a row and a column. While a strip is transformed the lines of the
+// next are asked for, row by row: a vector of channels leaves gaps that hardware does not foresee.
 template <class S, class E, int SIZE, class T>
 void transform_tiles(const View& source, int64_t channels, const AxisMap& h, const AxisMap& w,
                      std::pair<int64_t, int64_t> origin, const Tiles& plan, int64_t first,
                      int64_t count, T* strip, T* to, int64_t line, int64_t plane) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t c = 0; c < channels; c += lanes)
-    for_strips(plan, first, count,
-               [&](int64_t n, int64_t row, int64_t column, int64_t tiles, int64_t at) {
-                 int64_t columns = plan.w.step * (tiles - 1) + SIZE;
-                 load_strip(static_cast<const S*>(source.data) + n * source.n + c * source.c,
-                            source, least(lanes, channels - c), h, w,
-                            {origin.first + row, origin.second + column, SIZE, columns,
-                             plan.h.dilation, plan.w.dilation},
-                            strip);
-                 for (int64_t tile = 0; tile < tiles; ++tile)
-                   evaluate_tile<E, SIZE>(strip + tile * plan.w.step * lanes, columns,
-                                          to + (at + tile) * line + c, plane);
-               });
+  auto columns = [&](const Strip& now) { return plan.w.step * (now.tiles - 1) + SIZE; };
+  auto place = [&](const Strip& now) {
+    return Place{
+        origin.first + now.row, origin.second + now.column, SIZE, columns(now), plan.h.dilation,
+        plan.w.dilation};
+  };
+  auto from = [&](const Strip& now, int64_t c) {
+    return static_cast<const S*>(source.data) + now.sample * source.n + c * source.c;
+  };
+  Strip now = strip_at(plan, first, count, 0);
+  for (int64_t c = 0; c < channels;) {
+    load_strip(from(now, c), source, least(lanes, channels - c), h, w, place(now), strip);
+    int64_t next_c = now.at + now.tiles < count ? c : c + lanes;
+    Strip next = strip_at(plan, first, count, next_c == c ? now.at + now.tiles : 0);
+    for (int64_t tile = 0; tile < now.tiles; ++tile) {
+      if (next_c < channels)
+        for (int64_t i = SIZE * tile / now.tiles; i < SIZE * (tile + 1) / now.tiles; ++i)
+          prefetch_row(from(next, next_c), source, least(lanes, channels - next_c), h, w,
+                       place(next), i);
+      evaluate_tile<E, SIZE>(strip + tile * plan.w.step * lanes, columns(now),
+                             to + (now.at + tile) * line + c, plane, line);
+    }
+    now = next, c = next_c;
+  }
 }

@@ -13,11 +13,12 @@ template <class S, int R>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
-  static constexpr int64_t kTiles = 64, kChannels = 128, kFilters = 128;
+  static constexpr int64_t kChannels = 128, kFilters = 128;
+  static constexpr int64_t kBytes = 3 << 19;  // that stay in the second-level cache
 
   Tiles image;
   int64_t tiles;  // of a segment
-  int64_t channel_blocks, channel_block, filter_blocks, filter_block;
+  int64_t channel_blocks, channel_block, filter_blocks, filter_block, chunk;
 
   explicit WinogradWeightBlocks(const WeightJob& job)
       : image{TiledAxis(job.h, r), TiledAxis(job.w, r)},
@@ -25,7 +26,15 @@ struct WinogradWeightBlocks {
         channel_blocks(quotient_up(job.channels, kChannels)),
         channel_block(quotient_up(job.channels, channel_blocks)),
         filter_blocks(quotient_up(job.filters, kFilters)),
-        filter_block(round_up(quotient_up(job.filters, filter_blocks), lanes)) {}
+        filter_block(round_up(quotient_up(job.filters, filter_blocks), lanes)),
+        chunk(bytes(64) > kBytes && bytes(32) <= kBytes ? 32 : 64) {}
+
+  // Of the products and of both operands for so many tiles. Products that do not fit are read and
+  // written less often the longer a chunk of tiles is.
+  int64_t bytes(int64_t count) const {
+    int64_t point = channel_block * product_line() + count * (input_line() + grad_line());
+    return kPoints * kPoints * point * static_cast<int64_t>(sizeof(T));
+  }
 
   // Lines and planes are longer than their data, so that they do not fall into one cache set.
   int64_t input_line() const { return round_up(channel_block, lanes) + lanes; }
@@ -60,7 +69,7 @@ struct WinogradWeight {
     Blocks blocks(job);
     int64_t owners = job.segments * job.groups * blocks.channel_blocks * blocks.filter_blocks;
     int64_t wanted = owners > 0 ? quotient_up(16, owners) : 1;
-    return least(wanted, quotient_up(blocks.tiles, Blocks::kTiles));
+    return least(wanted, quotient_up(blocks.tiles, blocks.chunk));
   }
   static int64_t partial_size(const WeightJob& job) {
     return job.splits == 1 ? 0
@@ -73,7 +82,7 @@ struct WinogradWeight {
   }
   static int64_t scratch(const WeightJob& job) {
     Blocks blocks(job);
-    int64_t lines = Blocks::kTiles * (blocks.input_line() + blocks.grad_line());
+    int64_t lines = blocks.chunk * (blocks.input_line() + blocks.grad_line());
     return (all * (blocks.product_plane() + lines) + kPoints * kStripColumns * lanes) * sizeof(T);
   }
 
@@ -90,8 +99,8 @@ struct WinogradWeight {
 
     T* products = static_cast<T*>(scratch);
     T* inputs = products + all * blocks.product_plane();
-    T* grads = inputs + all * Blocks::kTiles * blocks.input_line();
-    T* strip = grads + all * Blocks::kTiles * blocks.grad_line();
+    T* grads = inputs + all * blocks.chunk * blocks.input_line();
+    T* strip = grads + all * blocks.chunk * blocks.grad_line();
     View input = job.input, grad = job.grad;
     input.data = static_cast<S*>(input.data) + segment * job.batch * input.n +
                  (group * job.channels + c) * input.c;
@@ -99,22 +108,22 @@ struct WinogradWeight {
                 (group * job.filters + k) * grad.c;
     OneTap maps(job.h, job.w);
     int64_t tile = blocks.tiles * split / job.splits, end = blocks.tiles * (split + 1) / job.splits;
-    int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, Blocks::kTiles));
+    int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, blocks.chunk));
     for (bool add = false; tile < end; tile += chunk, add = true) {
       int64_t count = least(chunk, end - tile);
       transform_tiles<S, InputEvaluation, kPoints>(
           input, channels, job.h, job.w,
           {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
-          count, strip, inputs, blocks.input_line(), Blocks::kTiles * blocks.input_line());
+          count, strip, inputs, blocks.input_line(), blocks.chunk * blocks.input_line());
       transform_tiles<S, FilterEvaluation<r>, r>(
           grad, filters, maps.h, maps.w, {0, 0}, blocks.image, tile, count, strip, grads,
-          blocks.grad_line(), Blocks::kTiles * blocks.grad_line());
+          blocks.grad_line(), blocks.chunk * blocks.grad_line());
       for (int64_t point = 0; point < all; ++point)
         multiply_transposed(channels, filters, count,
-                            inputs + point * Blocks::kTiles * blocks.input_line(),
-                            blocks.input_line(),
-                            grads + point * Blocks::kTiles * blocks.grad_line(), blocks.grad_line(),
-                            products + point * blocks.product_plane(), blocks.product_line(), add);
+                            inputs + point * blocks.chunk * blocks.input_line(),
+                            blocks.input_line(), grads + point * blocks.chunk * blocks.grad_line(),
+                            blocks.grad_line(), products + point * blocks.product_plane(),
+                            blocks.product_line(), add);
     }
     transform_back(job, split, segment, group, c, channels, k, filters, products);
   }
@@ -176,7 +185,7 @@ struct WinogradWeight {
         int64_t some = least(lanes, channels - c);
         for (int64_t i = 0; i < some; ++i)
           special += interpolate_tile<R>(products + (c + i) * blocks.product_line() + k,
-                                         blocks.product_plane(), V{},
+                                         blocks.product_plane(), blocks.product_line(), V{},
                                          reinterpret_cast<T*>(taps + i * R * R), R);
         if (job.splits == 1)
           store_taps(job, segment, group, first_c + c, some, first_k + k,

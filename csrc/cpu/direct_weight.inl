@@ -1,5 +1,5 @@
-// correlate_weight over the padded block: each input element is copied once for all
-// taps, each gradient once for a chunk of channels:
+// correlate_weight over the padded block: each input element is copied once for all taps, or read
+// where it lies if no tap meets the padding, each gradient once for a chunk of channels:
 //
 //     result[(tap, c)][k] = Σ_(i, j) block[i·step + r][j·step + s][c] · grads[i, j][k]
 //
@@ -16,6 +16,14 @@
 constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
+constexpr int64_t kWeightPixel = 1 << 10;  // bytes of a pixel that is read where it lies, at most
+
+// A block of the input, copied or where it lies: how far its rows and columns are apart.
+template <class E>
+struct InputBlock {
+  const E* at;
+  int64_t row, column;
+};
 
 // Gradients of a panel: elements of a position are neighbours, positions `step` apart.
 template <class E>
@@ -40,6 +48,8 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
     for (int64_t j = 0; j < columns; ++j, at += step, with += b.step) {
       typename Vector<E>::type grads[VECTORS];
       for (int v = 0; v < VECTORS; ++v) grads[v] = load<E>(with + v * lanes);
+      // What the next tile meets here.
+      for (int m = ROWS; m < 2 * ROWS; m += 64 / sizeof(E)) __builtin_prefetch(at + m);
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m)
         for (int v = 0; v < VECTORS; ++v) sum[m][v] = multiply_add(at[m], grads[v], sum[m][v]);
@@ -185,13 +195,20 @@ struct DirectWeight {
         int64_t second = pair > 1 ? source_or_none(job.h, v + job.h.step) : -1;
         return Source<S, E>::lines(sample, job.input.h, source_or_none(job.h, v), second);
       };
-      fill_padded(block, job.h.base[row] + block.low_h, input_row, job.input.c, job.input.w, job.w,
-                  place.channels, padded, place.channels, input_end);
+      InputBlock<E> in{padded, block.width * place.channels, place.channels};
+      if constexpr (std::is_same_v<S, E>)
+        if (lies_as_block(job, blocks))
+          in = {sample + (job.h.base[row] + block.low_h) * job.input.h +
+                    (job.w.base[0] + block.low_w) * job.input.w,
+                job.input.h, job.input.w};
+      if (in.at == padded)
+        fill_padded(block, job.h.base[row] + block.low_h, input_row, job.input.c, job.input.w,
+                    job.w, place.channels, padded, place.channels, input_end);
       for (int64_t panel = 0; panel < place.panels; ++panel) {
         int64_t columns = columns_of(job, place.panel + panel);
         const S* from = grad + n * job.grad.n + row * job.grad.h +
                         (place.panel + panel) * kColumns<T> * job.grad.c;
-        add_products(job, blocks, place, block, padded, row, count / pair, pair,
+        add_products(job, blocks, place, block, in, row, count / pair, pair,
                      panel_grads(job, columns, count / pair, pair, from, grads, grad_end), columns,
                      sums + panel * place.channels * blocks.taps * kColumns<T>);
       }
@@ -216,6 +233,17 @@ struct DirectWeight {
   }
 
  private:
+  // Whether the input needs no copy: neighbouring channels, all of a pixel, and no padding.
+  static bool lies_as_block(const WeightJob& job, const Blocks& blocks) {
+    int64_t pixel = job.channels * static_cast<int64_t>(sizeof(E));
+    return job.input.c == 1 && blocks.channel_block == job.channels && pixel <= kWeightPixel &&
+           meets_no_padding(job.h) && meets_no_padding(job.w);
+  }
+  static bool meets_no_padding(const AxisMap& axis) {
+    for (int64_t r = 0; r < axis.taps; ++r)
+      if (axis.inner[r].first > 0 || axis.inner[r].second < axis.positions) return false;
+    return axis.padding == Padding::zeros;
+  }
   static int64_t columns_of(const WeightJob& job, int64_t panel) {
     return least(kColumns<T>, job.filters - panel * kColumns<T>);
   }
@@ -248,13 +276,12 @@ struct DirectWeight {
 
   // Adds one panel's products over a block of rows, chain by chain.
   static void add_products(const WeightJob& job, const Blocks& blocks, const WeightPlace& place,
-                           const PaddedBlock& block, const E* padded, int64_t row, int64_t rows,
+                           const PaddedBlock& block, InputBlock<E> in, int64_t row, int64_t rows,
                            int64_t pair, PanelGrads<E> grads, int64_t columns, T* sums) {
-    int64_t step = job.w.step * place.channels;
-    int64_t line = pair * job.h.step * block.width * place.channels;
+    int64_t step = job.w.step * in.column, line = pair * job.h.step * in.row;
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
     int64_t together = span == job.w.taps - 1 ? job.w.taps : 1;
-    if (place.channels < job.channels) together = 1;
+    if (in.column != job.channels) together = 1;
     int64_t run = together * place.channels;  // neighbours in the block and in the sums
     int64_t tile = quotient_up(run, quotient_up(run, kRows));
     auto multiply = columns > lanes ? weight_tile_of<E, 2> : weight_tile_of<E, 1>;
@@ -263,8 +290,8 @@ struct DirectWeight {
       int64_t height = least(blocks.chain, rows - i);
       for (int64_t r = 0; r < job.h.taps; ++r)
         for (int64_t s = 0; s < job.w.taps; s += together) {
-          int64_t tap =
-              (job.h.offset[r] - block.low_h) * block.width + job.w.offset[s] - block.low_w;
+          int64_t tap = (job.h.offset[r] - block.low_h) * in.row +
+                        (job.w.offset[s] - block.low_w) * in.column;
           // Positions that meet the input, or all for the products of zeros with a NaN or Inf.
           int64_t top = i, bottom = i + height, left = 0, right = job.w.positions;
           if (skips) {
@@ -272,7 +299,7 @@ struct DirectWeight {
             bottom = least(bottom, quotient_up(job.h.inner[r].second - row, pair));
           }
           if (skips && together == 1) left = job.w.inner[s].first, right = job.w.inner[s].second;
-          const E* at = padded + tap * place.channels + top * line + left * step;
+          const E* at = in.at + tap + top * line + left * step;
           T* to = sums + (r * job.w.taps + s) * place.channels * kColumns<T>;
           for (int64_t m = 0; m < run && top < bottom && left < right; m += tile)
             multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step,

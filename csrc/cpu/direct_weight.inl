@@ -18,6 +18,10 @@ constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
 constexpr int64_t kWeightPixel = 1 << 10;  // bytes of a pixel that is read where it lies, at most
 
+// Whether a tile's rows are most of a cache line, so that to ask for the next tile's costs little.
+template <class E>
+constexpr bool kFillsLines = 2 * kRows * sizeof(E) > 64;
+
 // A block of the input, copied or where it lies: how far its rows and columns are apart.
 template <class E>
 struct InputBlock {
@@ -49,7 +53,8 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
       typename Vector<E>::type grads[VECTORS];
       for (int v = 0; v < VECTORS; ++v) grads[v] = load<E>(with + v * lanes);
       // What the next tile meets here.
-      for (int m = ROWS; m < 2 * ROWS; m += 64 / sizeof(E)) __builtin_prefetch(at + m);
+      for (int m = ROWS; kFillsLines<E> && m < 2 * ROWS; m += 64 / sizeof(E))
+        __builtin_prefetch(at + m);
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m)
         for (int v = 0; v < VECTORS; ++v) sum[m][v] = multiply_add(at[m], grads[v], sum[m][v]);
@@ -196,7 +201,7 @@ struct DirectWeight {
         return Source<S, E>::lines(sample, job.input.h, source_or_none(job.h, v), second);
       };
       InputBlock<E> in{padded, block.width * place.channels, place.channels};
-      if constexpr (std::is_same_v<S, E>)
+      if constexpr (std::is_same_v<S, E> && kFillsLines<E>)
         if (lies_as_block(job, blocks))
           in = {sample + (job.h.base[row] + block.low_h) * job.input.h +
                     (job.w.base[0] + block.low_w) * job.input.w,

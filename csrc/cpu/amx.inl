@@ -94,12 +94,7 @@ struct AmxBlocks {
   }
   // Whether the job needs no block.
   bool in_source() const {
-    auto inside = [](const AxisMap& axis) {
-      for (int64_t tap = 0; tap < axis.taps; ++tap)
-        if (axis.inner[tap].first > 0 || axis.inner[tap].second < axis.positions) return false;
-      return true;
-    };
-    return job.source.c == 1 && job.depth == 2 * pitch && inside(job.h) && inside(job.w) &&
+    return job.source.c == 1 && job.depth == 2 * pitch && is_inside(job.h) && is_inside(job.w) &&
            (together == 1 || job.source.w == job.depth);
   }
 

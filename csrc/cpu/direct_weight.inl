@@ -242,12 +242,7 @@ struct DirectWeight {
   static bool lies_as_block(const WeightJob& job, const Blocks& blocks) {
     int64_t pixel = job.channels * static_cast<int64_t>(sizeof(E));
     return job.input.c == 1 && blocks.channel_block == job.channels && pixel <= kWeightPixel &&
-           meets_no_padding(job.h) && meets_no_padding(job.w);
-  }
-  static bool meets_no_padding(const AxisMap& axis) {
-    for (int64_t r = 0; r < axis.taps; ++r)
-      if (axis.inner[r].first > 0 || axis.inner[r].second < axis.positions) return false;
-    return axis.padding == Padding::zeros;
+           is_inside(job.h) && is_inside(job.w);
   }
   static int64_t columns_of(const WeightJob& job, int64_t panel) {
     return least(kColumns<T>, job.filters - panel * kColumns<T>);

@@ -140,12 +140,7 @@ struct LinesWeight {
 
   static bool in_place(const WeightJob& job) {
     if (!std::is_same_v<S, T> || job.input.w != 1 || job.w.step != 1) return false;
-    return job.w.positions % lanes == 0 && inside(job.h) && inside(job.w);
-  }
-  static bool inside(const AxisMap& axis) {  // no tap meets the padding
-    for (int64_t t = 0; t < axis.taps; ++t)
-      if (axis.inner[t].first > 0 || axis.inner[t].second < axis.positions) return false;
-    return true;
+    return job.w.positions % lanes == 0 && is_inside(job.h) && is_inside(job.w);
   }
   static SourceLines own_lines(const WeightJob& job, const S* sample, int64_t row,
                                int64_t* offsets) {

@@ -22,6 +22,13 @@ struct PaddedBlock {
   }
 };
 
+// Whether no tap meets the padding, so that what is read may be read where it lies.
+inline bool is_inside(const AxisMap& axis) {
+  for (int64_t r = 0; r < axis.taps; ++r)
+    if (axis.inner[r].first > 0 || axis.inner[r].second < axis.positions) return false;
+  return true;
+}
+
 constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned
 
 // Elements [0, count) of each of `channels` lines to[element][channel]; `end` is the tensor's.

@@ -61,6 +61,7 @@ struct Winograd {
   static constexpr int64_t m = Blocks::m, lanes = Vector<T>::lanes, all = kPoints * kPoints;
   static constexpr int64_t kStripColumns = m * kStripTiles + kPoints - m;
 
+  // The transformed filter is taken to serve some samples, however many there are.
   static double cost(const CorrelateJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
@@ -142,9 +143,6 @@ struct Winograd {
   }
 
  private:
-  // Counted in vector operations for one image; it must not depend on the batch, on which a
-  // sample's result would depend then. The transformed filter is taken to serve four samples. A
-  // tile's transform, with its copies, takes the time of some 600 multiply-adds, a filter's of 350.
   // Tap r of the filter, in the order of the source.
   static int64_t tap(const AxisMap& axis, int64_t r) {
     return axis.tap[axis.offset[1] > axis.offset[0] ? r : R - 1 - r];

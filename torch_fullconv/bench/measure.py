@@ -9,6 +9,7 @@ On a GPU a call only puts work on the stream: a measurement lasts until all of i
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,11 @@ def now() -> float:
 
 
 def medians(calls: Sequence[Call], budget: float, rounds: int = 5) -> list[float]:
-    """Seconds a call, the calls taking turns for `budget` seconds and at least some rounds."""
+    """Seconds a call, the calls taking turns for `budget` seconds and at least some rounds.
+
+    Each round has its own order, so that what a call leaves in the caches, or gives back to the
+    system for the next one to ask for again, meets each of the others as often.
+    """
     grain = 2e-3 if torch.cuda.is_initialized() else 100e-6  # the clock's; waiting costs some 10 µs
     repeats = []
     for call in calls:
@@ -88,13 +93,15 @@ def medians(calls: Sequence[Call], budget: float, rounds: int = 5) -> list[float
         call()
         repeats.append(max(1, round(grain / max(now() - start, 1e-7))))
     times: list[list[float]] = [[] for _ in calls]
+    order, turns = random.Random(0), list(range(len(calls)))
     end = time.perf_counter() + budget
     while len(times[0]) < rounds or time.perf_counter() < end:
-        for call, repeat, found in zip(calls, repeats, times, strict=True):
+        order.shuffle(turns)
+        for i in turns:
             start = now()
-            for _ in range(repeat):
-                call()
-            found.append((now() - start) / repeat)
+            for _ in range(repeats[i]):
+                calls[i]()
+            times[i].append((now() - start) / repeats[i])
     return [statistics.median(found) for found in times]
 
 

@@ -16,36 +16,38 @@
 constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
-constexpr int64_t kWeightPixel = 1 << 10;  // bytes of a pixel that is read where it lies, at most
+constexpr int64_t kWeightPart = 512;       // positions of a part, at least
+constexpr int64_t kWeightSkip = 16;        // products that cost as much as to look at a gradient
 
-// Whether a tile's rows are most of a cache line, so that to ask for the next tile's costs little.
-template <class E>
-constexpr bool kFillsLines = 2 * kRows * sizeof(E) > 64;
+// What is read where it lies is asked for a block ahead, a line a step of a tile: that is what the
+// memory has time for meanwhile.
 
-// A block of the input, copied or where it lies: how far its rows and columns are apart.
+// A block of the input, copied or where it lies: how far its rows and columns are apart, and how
+// far ahead the next block is, if it lies there.
 template <class E>
 struct InputBlock {
   const E* at;
-  int64_t row, column;
+  int64_t row, column, ahead;
 };
 
 // Gradients of a panel: elements of a position are neighbours, positions `step` apart.
 template <class E>
 struct PanelGrads {
   const E* at;
-  int64_t line, step;
+  int64_t line, step, ahead;
 
   PanelGrads from(int64_t row, int64_t column) const {
-    return {at + row * line + column * step, line, step};
+    return {at + row * line + column * step, line, step, ahead};
   }
 };
 
 template <class E, int ROWS, int VECTORS>
 void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_t step,
-                 PanelGrads<E> b, typename Sum<E>::type* c) {
+                 int64_t ahead, PanelGrads<E> b, typename Sum<E>::type* c) {
   using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
+  constexpr bool asks = kFillsLines<E> && ROWS * VECTORS > kRows;  // else loads take all the time
   V sum[ROWS][VECTORS] = {};
   for (int64_t i = 0; i < rows; ++i, a += line, b.at += b.line) {
     const E *at = a, *with = b.at;
@@ -55,6 +57,10 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
       // What the next tile meets here.
       for (int m = ROWS; kFillsLines<E> && m < 2 * ROWS; m += 64 / sizeof(E))
         __builtin_prefetch(at + m);
+      if (asks) {
+        __builtin_prefetch(at + ahead, 0, 2);
+        __builtin_prefetch(with + b.ahead, 0, 2);
+      }
 #pragma GCC unroll 16
       for (int m = 0; m < ROWS; ++m)
         for (int v = 0; v < VECTORS; ++v) sum[m][v] = multiply_add(at[m], grads[v], sum[m][v]);
@@ -68,11 +74,11 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
 
 template <class E, int VECTORS, int ROWS = kRows>
 void weight_tile_of(int64_t some, int64_t rows, int64_t columns, const E* a, int64_t line,
-                    int64_t step, PanelGrads<E> b, typename Sum<E>::type* c) {
+                    int64_t step, int64_t ahead, PanelGrads<E> b, typename Sum<E>::type* c) {
   if constexpr (ROWS > 1)
     if (some < ROWS)
-      return weight_tile_of<E, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, b, c);
-  weight_tile<E, ROWS, VECTORS>(rows, columns, a, line, step, b, c);
+      return weight_tile_of<E, VECTORS, ROWS - 1>(some, rows, columns, a, line, step, ahead, b, c);
+  weight_tile<E, ROWS, VECTORS>(rows, columns, a, line, step, ahead, b, c);
 }
 
 template <class S>
@@ -82,6 +88,7 @@ struct DirectWeightBlocks {
   int64_t taps, channel_block, panels, panel_block;
   int64_t rows, row_block;  // those that fill elements, of a block
   int64_t chain;            // in elements
+  bool lies_as_block;       // whether the input needs no copy
 
   explicit DirectWeightBlocks(const WeightJob& job)
       : taps(job.h.taps * job.w.taps), rows(job.h.positions / kNumbers<E> * kNumbers<E>) {
@@ -95,8 +102,15 @@ struct DirectWeightBlocks {
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     chain = quotient_up(kWeightChain, job.w.positions);
     row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));
-    while (row_block > kNumbers<E> && block(job, row_block).positions() * channel_block >
-                                          kDirectBytes / static_cast<int64_t>(sizeof(E)))
+    lies_as_block =
+        channel_block == job.channels && is_block<S>(job.input, job.channels, job.h, job.w);
+    // Without a halo to copy again it pays that gradients and the block asked for fit the L2 too.
+    auto bytes = [&](int64_t some) {
+      int64_t grads = lies_as_block ? some * job.w.positions * panel_block * kColumns<T> : 0;
+      return (block(job, some).positions() * channel_block + grads) * sizeof(E);
+    };
+    while (row_block > kNumbers<E> &&
+           bytes(row_block) > (lies_as_block ? kDirectBytes / 2 : kDirectBytes))
       row_block -= kNumbers<E>;
     if (rows > 0)
       row_block = round_up(quotient_up(rows, quotient_up(rows, row_block)), kNumbers<E>);
@@ -153,11 +167,13 @@ struct DirectWeight {
            (vectors * (0.9 * products + 5.4 * loads + 14 * sums + grads * positions) + filling);
   }
 
-  // As many parts as make 16 tasks.
+  // As many parts as make 16 tasks, if each is worth adding its sums.
   static int64_t splits(const WeightJob& job) {
     Blocks blocks(job);
     int64_t owners = blocks.owners(job);
-    return owners > 0 ? least(blocks.units(job), quotient_up(16, owners)) : 1;
+    if (owners == 0) return 1;
+    int64_t worth = job.batch * job.h.positions * job.w.positions / kWeightPart;
+    return most<int64_t>(1, least(least(blocks.units(job), worth), quotient_up(16, owners)));
   }
   static int64_t partial_size(const WeightJob& job) {
     return job.splits == 1 ? 0 : tasks(job) * Blocks(job).size(job) * sizeof(T);
@@ -200,16 +216,18 @@ struct DirectWeight {
         int64_t second = pair > 1 ? source_or_none(job.h, v + job.h.step) : -1;
         return Source<S, E>::lines(sample, job.input.h, source_or_none(job.h, v), second);
       };
-      InputBlock<E> in{padded, block.width * place.channels, place.channels};
-      if constexpr (std::is_same_v<S, E> && kFillsLines<E>)
-        if (lies_as_block(job, blocks))
+      InputBlock<E> in{padded, block.width * place.channels, place.channels, 0};
+      if constexpr (std::is_same_v<S, E>)
+        if (blocks.lies_as_block)
           in = {sample + (job.h.base[row] + block.low_h) * job.input.h +
                     (job.w.base[0] + block.low_w) * job.input.w,
-                job.input.h, job.input.w};
+                job.input.h, job.input.w, count * job.h.step * job.input.h};
       if (in.at == padded)
         fill_padded(block, job.h.base[row] + block.low_h, input_row, job.input.c, job.input.w,
                     job.w, place.channels, padded, place.channels, input_end);
+      int64_t ahead = in.ahead;
       for (int64_t panel = 0; panel < place.panels; ++panel) {
+        in.ahead = panel * kLine<E> < kRows ? ahead + panel * kLine<E> : 0;
         int64_t columns = columns_of(job, place.panel + panel);
         const S* from = grad + n * job.grad.n + row * job.grad.h +
                         (place.panel + panel) * kColumns<T> * job.grad.c;
@@ -238,12 +256,6 @@ struct DirectWeight {
   }
 
  private:
-  // Whether the input needs no copy: neighbouring channels, all of a pixel, and no padding.
-  static bool lies_as_block(const WeightJob& job, const Blocks& blocks) {
-    int64_t pixel = job.channels * static_cast<int64_t>(sizeof(E));
-    return job.input.c == 1 && blocks.channel_block == job.channels && pixel <= kWeightPixel &&
-           is_inside(job.h) && is_inside(job.w);
-  }
   static int64_t columns_of(const WeightJob& job, int64_t panel) {
     return least(kColumns<T>, job.filters - panel * kColumns<T>);
   }
@@ -258,9 +270,10 @@ struct DirectWeight {
   static PanelGrads<E> panel_grads(const WeightJob& job, int64_t columns, int64_t rows,
                                    int64_t pair, const S* grad, E* to, const S* end) {
     if constexpr (std::is_same_v<S, E>)
-      if (job.grad.c == 1 && columns % lanes == 0) return {grad, job.grad.h, job.grad.w};
+      if (job.grad.c == 1 && columns % lanes == 0)
+        return {grad, job.grad.h, job.grad.w, rows * job.grad.h};
     int64_t width = job.w.positions;
-    PanelGrads<E> packed{to, width * kColumns<T>, kColumns<T>};
+    PanelGrads<E> packed{to, width * kColumns<T>, kColumns<T>, 0};
     if (columns < kColumns<T>) clear(to, 1, rows * width * kColumns<T>);
     for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>) {
       Source<S, E> row =
@@ -285,7 +298,7 @@ struct DirectWeight {
     int64_t run = together * place.channels;  // neighbours in the block and in the sums
     int64_t tile = quotient_up(run, quotient_up(run, kRows));
     auto multiply = columns > lanes ? weight_tile_of<E, 2> : weight_tile_of<E, 1>;
-    bool skips = job.h.padding == Padding::zeros && finite(grads, rows, job.w.positions, columns);
+    bool skips = pays_to_skip(job, place) && finite(grads, rows, job.w.positions, columns);
     for (int64_t i = 0; i < rows; i += blocks.chain) {
       int64_t height = least(blocks.chain, rows - i);
       for (int64_t r = 0; r < job.h.taps; ++r)
@@ -300,12 +313,30 @@ struct DirectWeight {
           }
           if (skips && together == 1) left = job.w.inner[s].first, right = job.w.inner[s].second;
           const E* at = in.at + tap + top * line + left * step;
+          // Rows that lie one behind the other are one.
+          int64_t lines = bottom - top, columns_of_line = right - left;
+          if (line == step * columns_of_line && grads.line == grads.step * columns_of_line)
+            columns_of_line *= lines, lines = lines > 0;
           T* to = sums + (r * job.w.taps + s) * place.channels * kColumns<T>;
-          for (int64_t m = 0; m < run && top < bottom && left < right; m += tile)
-            multiply(least(tile, run - m), bottom - top, right - left, at + m, line, step,
-                     grads.from(top, left), to + m * kColumns<T>);
+          for (int64_t m = 0; m < run && top < bottom && left < right; m += tile) {
+            // Each line once, a panel's gradients by its first tiles.
+            bool first = r + s == 0;
+            PanelGrads<E> with = grads.from(top, left);
+            with.ahead = first && m < kVectors * tile ? with.ahead + m / tile * lanes : 0;
+            int64_t ahead = first ? in.ahead : 0;
+            multiply(least(tile, run - m), lines, columns_of_line, at + m, line, step, ahead, with,
+                     to + m * kColumns<T>);
+          }
         }
     }
+  }
+
+  // Whether the products with zeros cost more than to see that all gradients are finite.
+  static bool pays_to_skip(const WeightJob& job, const WeightPlace& place) {
+    if (job.h.padding != Padding::zeros) return false;
+    int64_t positions = job.h.positions * job.w.positions;
+    double left_out = 1.0 * positions * job.h.taps * job.w.taps - terms_of(job.h) * terms_of(job.w);
+    return left_out * place.channels > kWeightSkip * positions;
   }
 
   static bool finite(PanelGrads<E> grads, int64_t rows, int64_t width, int64_t columns) {

@@ -29,6 +29,20 @@ inline bool is_inside(const AxisMap& axis) {
   return true;
 }
 
+constexpr int64_t kPixelInPlace = 1 << 10;  // bytes of a pixel; longer ones share few L1 sets
+// Whether a tile's rows are most of a cache line, so that to ask for the next tile's costs little.
+template <class E>
+constexpr bool kFillsLines = 2 * kRows > kLine<E>;
+
+// Whether a tensor's channels and positions lie as a block's, so that no copy is needed.
+template <class S>
+bool is_block(const View& view, int64_t channels, const AxisMap& h, const AxisMap& w) {
+  using E = typename Element<S>::type;
+  return std::is_same_v<S, E> && kFillsLines<E> && view.c == 1 &&
+         channels * static_cast<int64_t>(sizeof(E)) <= kPixelInPlace && is_inside(h) &&
+         is_inside(w);
+}
+
 constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned
 
 // Elements [0, count) of each of `channels` lines to[element][channel]; `end` is the tensor's.

@@ -21,12 +21,15 @@ struct Block {  // one operand of a block product
   int64_t stride;  // between panels, or between rows of a `strided` a
 };
 
+template <class T>
+constexpr int64_t kLine = 64 / sizeof(T);  // elements of a cache line
+
 // Asks for the line of a packed panel that is read some rows later: the hardware alone fetches a
 // filter from the third-level cache at half the rate at which tiles could take it.
 constexpr int64_t kBytesAhead = 1 << 13;
 template <class T>
 inline void prefetch_ahead(const T* row) {
-  for (int64_t i = 0; i < kColumns<T>; i += 64 / static_cast<int64_t>(sizeof(T)))
+  for (int64_t i = 0; i < kColumns<T>; i += kLine<T>)
     __builtin_prefetch(reinterpret_cast<const char*>(row + i) + kBytesAhead);
 }
 

@@ -1,4 +1,4 @@
-// correlate with each source element copied once: what a block of output rows needs of some
+// correlate with each source element copied at most once: what a block of output rows needs of some
 // channels lies in a padded block, channels innermost, and every tap is a shift of it:
 //
 //     result[i, j][k] = Σ_tap Σ_c block[i·step + r][j·step + s][c] · filter[tap][c][k]
@@ -6,9 +6,11 @@
 // Vectors run along the result's channels, a tile is a piece of an output row, and the sums of all
 // taps of a chunk of channels stay in registers. Against packed patches (correlate.inl) the copy is
 // smaller by the number of taps, so that it may turn any layout; taps that meet only the padding's
-// zeros are left out, unless the filter has a NaN or Inf to meet them. A filter that serves one
-// task is packed by it, panel for panel, and never goes to memory. Scratch a task: the block, the
-// sums that cannot lie in the result itself, its panels.
+// zeros are left out, unless the filter has a NaN or Inf to meet them. Where no tap meets the
+// padding and channels are neighbours the source is a block itself: tiles read it where it lies,
+// and the first of a piece asks for what lies further on. A filter that serves one task is packed
+// by it, panel for panel, and never goes to memory. Scratch a task: the block, the sums that cannot
+// lie in the result itself, its panels.
 
 constexpr int64_t kDirectDepth = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kDirectBytes = 1 << 18;   // of a padded block and of sums: both stay in the L2
@@ -20,10 +22,12 @@ struct TapPlace {
   int64_t source, filter;
 };
 
-// c may be the result itself, rounded to its type, where nothing more is added.
+// c may be the result itself, rounded to its type, where nothing more is added. `later` is asked
+// for, a line a step.
 template <class E, class C, int ROWS, int VECTORS>
 void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, int64_t lda,
-                 const E* b, C* c, int64_t ldc, bool add, const typename Sum<E>::type* bias) {
+                 const E* later, const E* b, C* c, int64_t ldc, bool add,
+                 const typename Sum<E>::type* bias) {
   using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
@@ -36,6 +40,10 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
       typename Vector<E>::type columns[VECTORS];
       for (int v = 0; v < VECTORS; ++v) columns[v] = load<E>(with + v * lanes);
       prefetch_ahead(with);
+      if constexpr (kFillsLines<E>) {
+        __builtin_prefetch(later, 0, 2);
+        later += kLine<E>;
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; ++i)
         for (int v = 0; v < VECTORS; ++v)
@@ -50,13 +58,13 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
 
 template <class E, class C, int VECTORS, int ROWS = kRows>
 void direct_tile_of(int64_t rows, const TapPlace* taps, int64_t count, int64_t run, const E* a,
-                    int64_t lda, const E* b, C* c, int64_t ldc, bool add,
+                    int64_t lda, const E* later, const E* b, C* c, int64_t ldc, bool add,
                     const typename Sum<E>::type* bias) {
   if constexpr (ROWS > 1)
     if (rows < ROWS)
-      return direct_tile_of<E, C, VECTORS, ROWS - 1>(rows, taps, count, run, a, lda, b, c, ldc, add,
-                                                     bias);
-  direct_tile<E, C, ROWS, VECTORS>(taps, count, run, a, lda, b, c, ldc, add, bias);
+      return direct_tile_of<E, C, VECTORS, ROWS - 1>(rows, taps, count, run, a, lda, later, b, c,
+                                                     ldc, add, bias);
+  direct_tile<E, C, ROWS, VECTORS>(taps, count, run, a, lda, later, b, c, ldc, add, bias);
 }
 
 template <class S>
@@ -65,6 +73,7 @@ struct DirectBlocks {
   using T = typename Sum<E>::type;
   int64_t taps, depth, channel_block;  // depths in elements
   int64_t panels, panel_block, row_block, sample_block;
+  bool lies_as_block;  // whether the source needs no copy
 
   explicit DirectBlocks(const CorrelateJob& job)
       : taps(job.h.taps * job.w.taps), depth(elements<E>(job.depth)) {
@@ -81,6 +90,7 @@ struct DirectBlocks {
     panel_block = least(panels, quotient_up(256, kColumns<T>));
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
 
+    lies_as_block = is_block<S>(job.source, job.depth, job.h, job.w);
     int64_t sums = job.w.positions * panel_block * kColumns<T> * sizeof(T);
     row_block = least(job.h.positions, 1 + kDirectBytes / sums);
     while (row_block > 1 && block_bytes(job, channel_block) > kDirectBytes) --row_block;
@@ -217,9 +227,17 @@ struct Direct {
                       (task * blocks.panels + place.panel) * blocks.depth * line;
     for (int64_t channel = 0; channel < blocks.depth; channel += blocks.channel_block) {
       int64_t channels = least(blocks.channel_block, blocks.depth - channel);
-      for (int64_t n = 0; n < place.samples; ++n)
+      SourceBlock from{padded, block.positions() * channels, block.width * channels, channels};
+      if constexpr (std::is_same_v<S, E>)
+        if (blocks.lies_as_block)
+          from = {static_cast<const S*>(job.source.data) + place.sample * job.source.n +
+                      (job.h.base[place.row] + block.low_h) * job.source.h +
+                      (job.w.base[0] + block.low_w) * job.source.w + place.group * job.depth +
+                      channel,
+                  job.source.n, job.source.h, job.source.w};
+      for (int64_t n = 0; n < place.samples && !blocks.lies_as_block; ++n)
         fill_block(job, block, place.group, place.sample + n, place.row, channel, channels,
-                   padded + n * block.positions() * channels);
+                   padded + n * from.sample);
       int64_t together = blocks.panels_together();
       for (int64_t panel = 0; panel < panels; panel += together) {
         int64_t count = least(together, panels - panel);
@@ -231,7 +249,7 @@ struct Direct {
           with = {own_filter, channels * line,
                   pack_panels(job, job.unpacked, task, place.panel + panel, count, channel,
                               channels, own_filter, channels * line)};
-        multiply_panels(job, blocks, place, block, channel, channels, padded, taps, with, panel,
+        multiply_panels(job, blocks, place, block, channel, channels, from, taps, with, panel,
                         panel + count, bias, sums);
       }
     }
@@ -245,6 +263,10 @@ struct Direct {
   }
 
  private:
+  struct SourceBlock {  // a block, copied or where it lies, and its steps
+    const E* at;
+    int64_t sample, row, column;
+  };
   struct FilterPanels {  // of a chunk of channels
     const E* data;
     int64_t size;  // from panel to panel
@@ -328,20 +350,22 @@ struct Direct {
   // The products of a chunk of channels with some panels, which share a tile's patches.
   static void multiply_panels(const CorrelateJob& job, const Blocks& blocks, const Place& place,
                               const PaddedBlock& block, int64_t channel, int64_t channels,
-                              const E* padded, TapPlace* taps, const FilterPanels& filter,
+                              const SourceBlock& from, TapPlace* taps, const FilterPanels& filter,
                               int64_t panel, int64_t end, const T* bias, T* sums) {
     int64_t width = job.w.positions, tile = quotient_up(width, quotient_up(width, kRows));
     bool skips = job.h.padding == Padding::zeros && !filter.special;
+    int64_t step_of_a = job.w.step * from.column;
     bool whole = channels == blocks.depth;
     if (channel + channels < blocks.depth) bias = nullptr;
     // Neighbouring taps of a row lie beside each other: they are one run.
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
-    int64_t together = whole && span == job.w.taps - 1 ? job.w.taps : 1;
+    bool beside = whole && span == job.w.taps - 1 && from.column == channels;
+    int64_t together = beside ? job.w.taps : 1;
     bool cut = skips && together == 1 && row_cost(job.w, tile, true) < row_cost(job.w, tile, false);
     for (int64_t n = 0; n < place.samples; ++n)
       for (int64_t i = 0; i < place.rows; ++i) {
         int64_t row = place.row + i;
-        const E* line = padded + (n * block.positions() + i * job.h.step * block.width) * channels;
+        const E* line = from.at + n * from.sample + i * job.h.step * from.row;
         // Sums that are whole are stored at once, and their place is used again.
         auto row_of = [&](int64_t p) {
           return whole ? sums + (p - panel) * width * kColumns<T>
@@ -356,18 +380,19 @@ struct Direct {
               auto [left, right] = job.w.inner[s];
               if (skips && (row < top || row >= bottom)) continue;
               if (skips && together == 1 && (j + some <= left || j >= right)) continue;
-              int64_t at =
-                  (job.h.offset[r] - block.low_h) * block.width + job.w.offset[s] - block.low_w;
-              taps[count++] = {at * channels, (r * job.w.taps + s) * channels * kColumns<T>};
+              int64_t at = (job.h.offset[r] - block.low_h) * from.row +
+                           (job.w.offset[s] - block.low_w) * from.column;
+              taps[count++] = {at, (r * job.w.taps + s) * channels * kColumns<T>};
             }
+          const E* a = line + j * job.w.step * from.column;
+          const E* later = a + (blocks.lies_as_block ? kBytesAhead / sizeof(E) : 0);
           for (int64_t p = panel; p < end; ++p) {
             bool wide = columns_of(job, place.panel + p) > lanes;
             auto multiply = [&](auto* to, int64_t step) {
               using C = std::remove_reference_t<decltype(*to)>;
               (wide ? direct_tile_of<E, C, 2>
-                    : direct_tile_of<E, C, 1>)(some, taps, count, together * channels,
-                                               line + j * job.w.step * channels,
-                                               job.w.step * channels,
+                    : direct_tile_of<E, C, 1>)(some, taps, count, together * channels, a, step_of_a,
+                                               p == panel ? later : a,
                                                filter.data + (p - panel) * filter.size, to, step,
                                                channel > 0,
                                                bias ? bias + p * kColumns<T> : nullptr);

@@ -17,6 +17,19 @@ inline bool is_plain(const AxisMap& axis) {
          axis.position[axis.positions - 1] == axis.positions - 1;
 }
 
+// A copied panel. Its first tile asks for what the next one will be copied from.
+template <class T>
+struct CopiedPanel {
+  const T* data;
+  const T* next;
+  int64_t stride;
+  const T* at(int64_t k) const { return data + k * kColumns<T>; }
+  void prefetch(int64_t k) const {
+    for (int64_t i = 0; i < kColumns<T>; i += kLine<T>)
+      __builtin_prefetch(next + k * stride + i, 0, 2);
+  }
+};
+
 template <class S>
 struct Pointwise {
   using T = typename Compute<S>::type;
@@ -79,8 +92,10 @@ struct Pointwise {
               multiply_panel(rows, some, chunk.channels, a, Strided<T>{at, job.source.c}, to,
                              job.result.c, index > 0, left_over);
             else
-              multiply_panel(rows, some, chunk.channels, a, Panel<T>{panel}, to, job.result.c,
-                             index > 0, left_over);
+              multiply_panel(rows, some, chunk.channels, a,
+                             m == 0 ? CopiedPanel<T>{panel, at + width, job.source.c}
+                                    : CopiedPanel<T>{panel, panel, 0},
+                             to, job.result.c, index > 0, left_over);
           }
           if (last && job.bias) add_bias(job, group * job.rows + m, rows, some, to);
         }

@@ -58,7 +58,10 @@ void sum_across(const Terms& terms, const T* filter, const T* from, const int64_
   using V = typename Some<T, LANES>::type;
   V sum[COUNT];
 #pragma GCC unroll 16
-  for (int i = 0; i < COUNT; ++i) sum[i] = *reinterpret_cast<const V*>(start);
+  for (int i = 0; i < COUNT; ++i) {
+    sum[i] = *reinterpret_cast<const V*>(start);
+    __builtin_prefetch(to + i * step, 1);
+  }
   for (int64_t d = 0; d < terms.depth; ++d)
     for (int64_t r = terms.first; r < terms.last; ++r) {
       int64_t k = (d * terms.height + r) * terms.width, end = k + terms.width;

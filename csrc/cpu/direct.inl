@@ -145,8 +145,10 @@ struct Direct {
     double loads = job.h.positions * quotient_up(job.w.positions, kRows) * taps;
     double products = depth * vectors * (1.1 * terms_of(job.h) * terms_of(job.w) + 2.9 * loads);
     double filling = job.source.c == 1 ? 7.4 * quotient_up(job.depth, lanes) : 2.0 * job.depth;
+    if (job.source.c == 1 && job.depth % lanes != 0 && job.groups > 1) filling += 15;
     filling *= PaddedBlock(job.h, job.w, job.h.positions).positions();
-    double storing = vectors * positions * (job.result.c == 1 ? 21 : 49);
+    bool whole = job.result.c == 1 && job.rows % lanes == 0;  // vectors
+    double storing = vectors * positions * (whole ? 21 : 49);
     return job.groups * (products + filling + storing + 9 * job.h.positions * taps);
   }
 

@@ -13,8 +13,8 @@ struct Place {
 template <class S, class T>
 inline void load_pixel(const S* from, int64_t stride, int64_t channels, T* to) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  if (stride == 1 && channels == lanes) {
-    *reinterpret_cast<typename Vector<T>::type*>(to) = load<T>(from);
+  if (stride == 1) {
+    *reinterpret_cast<typename Vector<T>::type*>(to) = load_some<T>(from, channels);
   } else {
     for (int64_t c = 0; c < channels; ++c) to[c] = widen(from[c * stride]);
     for (int64_t c = channels; c < lanes; ++c) to[c] = 0;
@@ -70,8 +70,8 @@ void store_strip(const T* from, int64_t width, int64_t rows, int64_t columns, in
       for (int64_t j = 0; j < columns; ++j) {
         const T* pixel = from + j * lanes;
         S* at = to + j * strides.w;
-        if (strides.c == 1 && channels == lanes)
-          store<T>(*reinterpret_cast<const V*>(pixel), at);
+        if (strides.c == 1)
+          store_some<T>(*reinterpret_cast<const V*>(pixel), channels, at);
         else
           for (int64_t c = 0; c < channels; ++c) narrow(pixel[c], at[c * strides.c]);
       }

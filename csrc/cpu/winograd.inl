@@ -69,9 +69,12 @@ struct Winograd {
     if (job.algorithm == Algorithm::winograd) return 0;
     if (all * Blocks(job).image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
-    double inputs = depth * quotient_up(job.rows, Blocks::kFilterRows);
-    inputs *= job.source.c == 1 ? 580 : 580 + 49 * m * m;
+    // A pixel's last channels take time where they fill no vector.
+    double inputs = depth * (job.source.c == 1 ? 580 : 580 + 49 * m * m);
+    if (job.source.c == 1 && job.depth % lanes != 0) inputs += 20 * all;
+    inputs *= quotient_up(job.rows, Blocks::kFilterRows);
     double results = rows * (job.result.c == 1 ? 660 : 660 + 16 * m * m);
+    if (job.result.c == 1 && job.rows % lanes != 0) results += 20 * m * m;
     double tiles = Blocks(job).image.count() * (1.5 * all * job.depth * rows + inputs + results);
     return job.groups * (tiles + 140 * job.depth * rows);
   }

@@ -94,13 +94,17 @@ struct DirectWeightBlocks {
       : taps(job.h.taps * job.w.taps), rows(job.h.positions / kNumbers<E> * kNumbers<E>) {
     constexpr int64_t lanes = Vector<T>::lanes;
     int64_t wanted = least<int64_t>(256, round_up(quotient_up(kWeightRows, taps), lanes));
+    // Where taps reach far fewer, so that there is room for the rows of a chain.
+    chain = quotient_up(kWeightChain, job.w.positions);
+    int64_t chained = block(job, least(rows, chain * kNumbers<E>)).positions() * sizeof(E);
+    while (wanted > lanes && chained * least(wanted, job.channels) > kDirectBytes)
+      wanted = round_up(wanted / 2, lanes);
     channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
     if (channel_block < job.channels) channel_block = round_up(channel_block, lanes);
     panels = quotient_up(job.filters, kColumns<T>);
     int64_t sums = channel_block * taps * kColumns<T> * sizeof(T);
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
-    chain = quotient_up(kWeightChain, job.w.positions);
     row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));
     lies_as_block =
         channel_block == job.channels && is_block<S>(job.input, job.channels, job.h, job.w);

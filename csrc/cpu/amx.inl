@@ -15,7 +15,7 @@
 // groups' results: then another way does the sample again. Scratch a task: the blocks of some
 // samples, the sums of two pieces.
 
-constexpr int64_t kAmxBytes = 3 << 17;    // of a task's blocks: they stay in the L2
+constexpr int64_t kAmxBytes = 3 << 18;    // of a task's blocks: they stay in the L2
 constexpr size_t kAmxRowBytes = 1 << 21;  // of the block of one row, at most
 constexpr int64_t kAmxFilter = 1 << 16;   // bytes of a filter's panels that share two pieces
 constexpr int64_t kAmxShort = 12;         // rows of the unit: with fewer, loads take the time
@@ -62,7 +62,7 @@ struct AmxBlocks {
     panels = panel_block = groups * panels_of_group();
 
     row_block = job.h.positions;
-    while (row_block > 1 && block_bytes() > kAmxBytes) --row_block;
+    while (row_block > 1 && read_bytes() > kAmxBytes) --row_block;
     row_block = quotient_up(job.h.positions, row_blocks());
     sample_block = 1;
     if (row_block == job.h.positions)
@@ -85,6 +85,11 @@ struct AmxBlocks {
   int64_t panel_size() const { return taps * pitch * kColumns<Pair>; }
   int64_t block_bytes() const {
     return PaddedBlock(job.h, job.w, row_block).positions() * groups * pitch * sizeof(Pair);
+  }
+  // Of the block's rows that taps meet: where these are far apart, few.
+  int64_t read_bytes() const {
+    PaddedBlock block(job.h, job.w, row_block);
+    return block_bytes() / block.height * least(block.height, job.h.taps * row_block);
   }
   int64_t row_blocks() const { return quotient_up(job.h.positions, row_block); }
   int64_t panel_blocks() const { return quotient_up(panels, panel_block); }

@@ -107,6 +107,10 @@ struct DirectBlocks {
   int64_t block_bytes(const CorrelateJob& job, int64_t channels) const {
     return PaddedBlock(job.h, job.w, row_block).positions() * channels * sizeof(E);
   }
+  int64_t copied_size(const CorrelateJob& job) const {  // of a task's samples
+    int64_t block = PaddedBlock(job.h, job.w, row_block).positions() * channel_block;
+    return lies_as_block ? 0 : sample_block * block;
+  }
   int64_t row_blocks(const CorrelateJob& job) const {
     return quotient_up(job.h.positions, row_block);
   }
@@ -185,9 +189,8 @@ struct Direct {
 
   static int64_t scratch(const CorrelateJob& job) {
     Blocks blocks(job);
-    int64_t block = PaddedBlock(job.h, job.w, blocks.row_block).positions() * blocks.channel_block;
     int64_t sums = blocks.row_block * job.w.positions * blocks.panel_block * kColumns<T>;
-    return blocks.sample_block * (block * sizeof(E) + sums * sizeof(T)) +
+    return blocks.copied_size(job) * sizeof(E) + blocks.sample_block * sums * sizeof(T) +
            (lanes + blocks.panel_block) * kColumns<T> * sizeof(T) + blocks.taps * sizeof(TapPlace) +
            own_filter_size(job) * sizeof(E);
   }
@@ -221,9 +224,7 @@ struct Direct {
            job.bias_stride, count);
       clear(biases + count, 1, panels * kColumns<T> - count);
     }
-    T* sums =
-        reinterpret_cast<T*>(padded + blocks.sample_block * blocks.channel_block *
-                                          PaddedBlock(job.h, job.w, blocks.row_block).positions());
+    T* sums = reinterpret_cast<T*>(padded + blocks.copied_size(job));
     int64_t line = blocks.taps * kColumns<T>;
     const E* filter = static_cast<const E*>(job.filter) +
                       (task * blocks.panels + place.panel) * blocks.depth * line;
@@ -386,7 +387,7 @@ struct Direct {
                            (job.w.offset[s] - block.low_w) * from.column;
               taps[count++] = {at, (r * job.w.taps + s) * channels * kColumns<T>};
             }
-          const E* a = line + j * job.w.step * from.column;
+          const E* a = line + j * step_of_a;
           const E* later = a + (blocks.lies_as_block ? kBytesAhead / sizeof(E) : 0);
           for (int64_t p = panel; p < end; ++p) {
             bool wide = columns_of(job, place.panel + p) > lanes;

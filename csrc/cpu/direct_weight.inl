@@ -19,11 +19,8 @@ constexpr int64_t kWeightChain = 128;      // positions added one after the othe
 constexpr int64_t kWeightPart = 512;       // positions of a part, at least
 constexpr int64_t kWeightSkip = 16;        // products that cost as much as to look at a gradient
 
-// What is read where it lies is asked for a block ahead, a line a step of a tile: that is what the
-// memory has time for meanwhile.
-
 // A block of the input, copied or where it lies: how far its rows and columns are apart, and how
-// far ahead the next block is, if it lies there.
+// far ahead the next one lies. Tiles ask for that, a line a step: so much the memory has time for.
 template <class E>
 struct InputBlock {
   const E* at;
@@ -55,8 +52,7 @@ void weight_tile(int64_t rows, int64_t columns, const E* a, int64_t line, int64_
       typename Vector<E>::type grads[VECTORS];
       for (int v = 0; v < VECTORS; ++v) grads[v] = load<E>(with + v * lanes);
       // What the next tile meets here.
-      for (int m = ROWS; kFillsLines<E> && m < 2 * ROWS; m += 64 / sizeof(E))
-        __builtin_prefetch(at + m);
+      for (int m = ROWS; kFillsLines<E> && m < 2 * ROWS; m += kLine<E>) __builtin_prefetch(at + m);
       if (asks) {
         __builtin_prefetch(at + ahead, 0, 2);
         __builtin_prefetch(with + b.ahead, 0, 2);

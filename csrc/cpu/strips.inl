@@ -83,13 +83,12 @@ void store_strip(const T* from, int64_t width, int64_t rows, int64_t columns, in
 template <bool WRITTEN, class S>
 inline void prefetch_strip(int64_t rows, int64_t columns, int64_t channels, const S* to,
                            const View& strides) {
-  constexpr int64_t line = 64 / sizeof(S);
   bool along_channels = strides.c == 1;
   int64_t inner = along_channels ? channels : columns, outer = along_channels ? columns : channels;
   int64_t step = along_channels ? strides.w : strides.c;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < outer; ++j)
-      for (int64_t k = 0; k < inner; k += line)
+      for (int64_t k = 0; k < inner; k += kLine<S>)
         __builtin_prefetch(to + i * strides.h + j * step + k, WRITTEN);
 }
 

@@ -13,13 +13,3 @@ inline double terms_of(const AxisMap& axis) {
   for (int64_t r = 0; r < axis.taps; ++r) terms += axis.inner[r].second - axis.inner[r].first;
   return terms;
 }
-
-// Bytes of a core's second-level cache, or 0 where the system does not tell.
-inline int64_t second_level_cache() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-  static const int64_t bytes = most<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
-  return bytes;
-#else
-  return 0;
-#endif
-}

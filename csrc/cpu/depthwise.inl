@@ -3,33 +3,37 @@
 //     result[position][c] = bias[c] + Σ_tap filter[tap][c] · source[position + tap][c]
 //
 // Vectors run along the channels; the last one ends with them, over a part of the one before. The
-// sums of some positions of a row stay in registers while the kernel walks the taps, for one vector
-// of channels after the other: so the source is read a row of pixels at a time, and nothing is
-// copied, while the lines that a row meets fit in the first-level cache, or in a large one behind
-// it. Near the ends of a row positions are taken one by one, with the taps that meet the source.
-// Scratch a task: where the lines are that a row meets.
+// sums of some positions of a row, or of two rows that meet the same lines of the source, stay in
+// registers while the kernel walks the lines, for one vector of channels after the other: so the
+// source is read a row of pixels at a time, and nothing is copied, while the lines that a row meets
+// stay in a near cache. The lines that the next rows read and write are asked for meanwhile. Near
+// the ends of a row positions are taken one by one, with the taps that meet the source.
+// Scratch a task: where the lines are that its rows meet.
 
 template <class S>
 struct Depthwise {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
-  static constexpr int kAcross = 8;           // positions whose sums are in registers
+  static constexpr int kRows = 2;  // of the result, at once, where they share lines
+  static constexpr int kAcross =   // positions whose sums are in registers
+      FULLCONV_VECTOR_BYTES == 64 ? 8 : 4;
   static constexpr int kEdge = 4;             // vectors of one position near an end
   static constexpr int64_t kTask = 4096;      // vectors of the result, about
-  static constexpr int64_t kLines = 1 << 15;  // bytes, or where the second-level cache is large
-  static constexpr int64_t kLinesLarge = 1 << 17, kLargeCache = 1 << 21;
+  static constexpr int64_t kLines = 1 << 18;  // bytes that a row meets
 
-  // Weighed by hand, over eleven layers timed beside channels.inl.
+  // Weighed by hand, over eighteen layers timed beside channels.inl.
   static double cost(const CorrelateJob& job) {
     if (job.components != 1 || job.depth != 1 || job.rows != 1 || job.groups < lanes) return kNever;
     if (job.source.c != 1 || job.result.c != 1 || job.w.position_step > 1) return kNever;
     if (job.h.padding != Padding::zeros || job.h.taps * job.w.taps == 0) return kNever;
-    int64_t lines = job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S));
-    if (lines > (second_level_cache() < kLargeCache ? kLines : kLinesLarge)) return kNever;
+    if (job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S)) > kLines)
+      return kNever;
+    double lines = terms_of(job.h), inner = job.w.positions - edges(job.w);
+    double at_edges = lines * (3.4 * (terms_of(job.w) - inner * job.w.taps) + 15 * edges(job.w));
     double positions = 1.0 * job.h.positions * job.w.positions;
-    double products = terms_of(job.h) * (terms_of(job.w) + job.w.taps * edges(job.w));
-    return vectors(job) * ((sizeof(S) < sizeof(T) ? 5.2 : 2.6) * products + 14 * positions);
+    double products = (sizeof(S) < sizeof(T) ? 1.9 : 0.55) * lines * inner * job.w.taps;
+    return vectors(job) * (products + at_edges + 27 * positions);
   }
 
   // [segment][vector of channels][bias, taps of rows from left to right][lane]
@@ -61,7 +65,7 @@ struct Depthwise {
   static int64_t tasks(const CorrelateJob& job) {
     return job.segments * job.batch * quotient_up(job.h.positions, row_block(job));
   }
-  static int64_t scratch(const CorrelateJob& job) { return job.h.taps * sizeof(Line); }
+  static int64_t scratch(const CorrelateJob& job) { return kRows * job.h.taps * sizeof(Line); }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
     int64_t parts = quotient_up(job.h.positions, row_block(job));
@@ -69,33 +73,43 @@ struct Depthwise {
     int64_t sample = task / parts;
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
     S* result = static_cast<S*>(job.result.data) + sample * job.result.n;
-    Row at(job, sample, static_cast<Line*>(scratch));
-    for (; row < end; ++row) {
-      at.find_lines(row, source);
-      S* to = result + job.h.position[row] * job.result.h;
-      for (int64_t j = 0; j < at.left; ++j) sum_edge(at, j, to);
+    Rows at(job, sample, static_cast<Line*>(scratch));
+    int64_t together = at.share_lines() ? kRows : 1;
+    for (int64_t count; row < end; row += count) {
+      count = least(together, end - row);
+      at.find_lines(row, count, source, result);
+      for (int64_t q = 0; q < count; ++q)
+        for (int64_t j = 0; j < at.left; ++j) sum_edge(at, q, j);
       for (int64_t j = at.left; j < at.right; j += at.piece)
-        sum_inner(least(at.piece, at.right - j), at, j, to);
-      for (int64_t j = at.right; j < job.w.positions; ++j) sum_edge(at, j, to);
+        if (count == kRows)
+          sum_inner<kRows>(least(at.piece, at.right - j), at, j);
+        else
+          sum_inner<1>(least(at.piece, at.right - j), at, j);
+      for (int64_t q = 0; q < count; ++q)
+        for (int64_t j = at.right; j < job.w.positions; ++j) sum_edge(at, q, j);
     }
   }
 
  private:
   struct Line {
-    const S* from;
-    const T* filter;  // the row that meets it
+    int64_t y;
+    const S* from;           // or null, outside
+    const T* filter[kRows];  // for each row of the result the row of the filter, or null
   };
 
-  // What the positions of a row have in common.
-  struct Row {
+  // Some rows of the result, and what their positions have in common.
+  struct Rows {
     const CorrelateJob& job;
     Line* lines;  // that meet the source: all, with a NaN or Inf in the filter, or those within
     int64_t count = 0, vectors, packed, taps, step, pixel;
     const T* filter;
+    S* to[kRows];
+    const S* next;        // behind the lines
+    bool asks;            // for what follows: of larger steps it would not need all
     int64_t left, right;  // the inner positions, or none with a NaN or Inf in the filter
     int64_t piece;        // of them at once
 
-    Row(const CorrelateJob& job, int64_t sample, Line* lines)
+    Rows(const CorrelateJob& job, int64_t sample, Line* lines)
         : job(job),
           lines(lines),
           vectors(Depthwise::vectors(job)),
@@ -108,16 +122,36 @@ struct Depthwise {
       left = begin, right = *job.special ? begin : end;
       int64_t inner = right - left;
       piece = inner > 0 ? quotient_up(inner, quotient_up(inner, kAcross)) : 0;
+      asks = job.h.step <= 2 && job.w.step <= 2;
     }
 
-    void find_lines(int64_t row, const S* source) {
+    // Whether a row meets what the row before it meets, but for one line.
+    bool share_lines() const {
+      const AxisMap& h = job.h;
+      int64_t apart = h.taps > 1 ? h.offset[1] - h.offset[0] : 0;
+      return h.step == 1 && (apart == 1 || apart == -1);
+    }
+
+    void find_lines(int64_t row, int64_t rows, const S* source, S* result) {
       count = 0;
-      for (int64_t r = 0; r < job.h.taps; ++r) {
-        int64_t y = source_or_none(job.h, job.h.base[row] + job.h.offset[r]);
-        if (y >= 0 || *job.special)
-          lines[count++] = {y < 0 ? nullptr : source + y * job.source.h,
-                            filter + (1 + r * taps) * lanes};
+      int64_t last = 0;
+      for (int64_t q = 0; q < rows; ++q) {
+        to[q] = result + job.h.position[row + q] * job.result.h;
+        for (int64_t tap = 0; tap < job.h.taps; ++tap) {
+          int64_t r = from_left(job.h, tap);  // from the top
+          int64_t y = source_or_none(job.h, job.h.base[row + q] + job.h.offset[r]);
+          if (y < 0 && !*job.special) continue;
+          Line* line = lines;
+          while (line < lines + count && (y < 0 || line->y != y)) ++line;
+          if (line == lines + count) {
+            *line = {y, y < 0 ? nullptr : source + y * job.source.h, {}};
+            ++count;
+          }
+          line->filter[q] = filter + (1 + r * taps) * lanes;
+          last = most(last, y);
+        }
       }
+      next = source + (last + 1) * job.source.h;
     }
     int64_t offset(int64_t s) const { return job.w.offset[from_left(job.w, s)] * job.source.w; }
     bool outside(int64_t j, int64_t s) const {
@@ -149,37 +183,56 @@ struct Depthwise {
     return quotient_up(kTask, job.w.positions * vectors(job));
   }
 
-  template <int COUNT = kAcross>
-  static void sum_inner(int64_t count, const Row& at, int64_t j, S* to) {
+  template <int ROWS, int COUNT = kAcross>
+  static void sum_inner(int64_t count, const Rows& at, int64_t j) {
     if constexpr (COUNT > 1)
-      if (count < COUNT) return sum_inner<COUNT - 1>(count, at, j, to);
+      if (count < COUNT) return sum_inner<ROWS, COUNT - 1>(count, at, j);
     const CorrelateJob& job = at.job;
     int64_t x = job.w.base[j] * job.source.w + at.offset(0);
     for (int64_t v = 0; v < at.vectors; ++v) {
       int64_t channel = channel_of(job, v);
-      V sum[COUNT];
-      for (int i = 0; i < COUNT; ++i) sum[i] = load<T>(at.filter + v * at.packed);
+      V sum[ROWS][COUNT], bias = load<T>(at.filter + v * at.packed);
+      for (int q = 0; q < ROWS; ++q)
+        for (int i = 0; i < COUNT; ++i) sum[q][i] = bias;
+      if (at.asks && v * lanes % kLine<S> == 0)
+        ask_for_next<ROWS, COUNT>(at, j, x + channel, channel);
       for (const Line* line = at.lines; line < at.lines + at.count; ++line)
-        add_row(line->filter + v * at.packed, line->from + x + channel, at, sum);
-      for (int i = 0; i < COUNT; ++i)
-        store<T>(sum[i], to + job.w.position[j + i] * job.result.w + channel);
+        add_line(*line, v * at.packed, line->from + x + channel, at, sum);
+      for (int q = 0; q < ROWS; ++q)
+        for (int i = 0; i < COUNT; ++i)
+          store<T>(sum[q][i], at.to[q] + job.w.position[j + i] * job.result.w + channel);
     }
+  }
+
+  // Asks for what the next rows read and write at these positions and channels. Inlined always: to
+  // GCC, a function that asks has no effect.
+  template <int ROWS, int COUNT>
+  __attribute__((always_inline)) static void ask_for_next(const Rows& at, int64_t j, int64_t x,
+                                                          int64_t channel) {
+    const CorrelateJob& job = at.job;
+    for (int q = 0; q < ROWS * job.h.step; ++q)
+      for (int i = 0; i < COUNT * job.w.step; ++i)
+        __builtin_prefetch(at.next + x + q * job.source.h + i * job.source.w, 0, 2);
+    for (int q = 0; q < ROWS; ++q)
+      for (int i = 0; i < COUNT; ++i)
+        __builtin_prefetch(
+            at.to[q] + channel + ROWS * job.result.h + job.w.position[j + i] * job.result.w, 0, 2);
   }
 
   // A position some of whose taps meet the padding: they add nothing but what a NaN or Inf times 0
   // is.
-  static void sum_edge(const Row& at, int64_t j, S* to) {
+  static void sum_edge(const Rows& at, int64_t q, int64_t j) {
     int64_t first = 0, last = at.taps;
     while (first < last && at.outside(j, first)) ++first;
     while (first < last && at.outside(j, last - 1)) --last;
     for (int64_t v = 0; v < at.vectors; v += kEdge)
-      sum_edge<kEdge>(least<int64_t>(kEdge, at.vectors - v), at, j, first, last, v, to);
+      sum_edge<kEdge>(least<int64_t>(kEdge, at.vectors - v), at, q, j, first, last, v);
   }
   template <int COUNT>
-  static void sum_edge(int64_t count, const Row& at, int64_t j, int64_t first, int64_t last,
-                       int64_t v, S* to) {
+  static void sum_edge(int64_t count, const Rows& at, int64_t q, int64_t j, int64_t first,
+                       int64_t last, int64_t v) {
     if constexpr (COUNT > 1)
-      if (count < COUNT) return sum_edge<COUNT - 1>(count, at, j, first, last, v, to);
+      if (count < COUNT) return sum_edge<COUNT - 1>(count, at, q, j, first, last, v);
     const CorrelateJob& job = at.job;
     int64_t x = job.w.base[j] * job.source.w + at.offset(0), channel[COUNT];
     V sum[COUNT];
@@ -188,7 +241,8 @@ struct Depthwise {
       sum[i] = load<T>(at.filter + (v + i) * at.packed);
     }
     for (const Line* line = at.lines; line < at.lines + at.count; ++line) {
-      const T* filter = line->filter + v * at.packed;
+      if (!line->filter[q]) continue;
+      const T* filter = line->filter[q] + v * at.packed;
       int64_t end = line->from ? last : first;
       for (int64_t s = first; s < end; ++s)
         for (int i = 0; i < COUNT; ++i)
@@ -200,26 +254,36 @@ struct Depthwise {
             if (s < first || s >= end) sum[i] += load<T>(filter + i * at.packed + s * lanes) * T(0);
     }
     for (int i = 0; i < COUNT; ++i)
-      store<T>(sum[i], to + job.w.position[j] * job.result.w + channel[i]);
+      store<T>(sum[i], at.to[q] + job.w.position[j] * job.result.w + channel[i]);
   }
 
-  // A row of the filter, whose taps share what they load if they meet neighbouring positions.
-  template <int COUNT>
-  static void add_row(const T* filter, const S* from, const Row& at, V (&sum)[COUNT]) {
+  // A line of the source, from which taps share what they load if they meet neighbours.
+  template <int ROWS, int COUNT>
+  static void add_line(const Line& line, int64_t filter, const S* from, const Rows& at,
+                       V (&sum)[ROWS][COUNT]) {
     int64_t s = 0;
     if (kTogether > 1 && at.step == at.pixel)
       for (; s + kTogether <= at.taps; s += kTogether)
-        add_taps<kTogether>(filter + s * lanes, from + s * at.step, at.pixel, sum);
-    for (; s < at.taps; ++s) add_taps<1>(filter + s * lanes, from + s * at.step, at.pixel, sum);
+        add_taps<kTogether>(line, filter + s * lanes, from + s * at.step, at.pixel, sum);
+    for (; s < at.taps; ++s)
+      add_taps<1>(line, filter + s * lanes, from + s * at.step, at.pixel, sum);
   }
 
-  template <int TAPS, int COUNT>
-  static void add_taps(const T* filter, const S* from, int64_t pixel, V (&sum)[COUNT]) {
+  template <int TAPS, int ROWS, int COUNT>
+  static void add_taps(const Line& line, int64_t filter, const S* from, int64_t pixel,
+                       V (&sum)[ROWS][COUNT]) {
     V value[COUNT + TAPS - 1];
 #pragma GCC unroll 16
     for (int i = 0; i < COUNT + TAPS - 1; ++i) value[i] = load<T>(from + i * pixel);
 #pragma GCC unroll 16
-    for (int s = 0; s < TAPS; ++s) {
+    for (int q = 0; q < ROWS; ++q)
+      if (ROWS == 1 || line.filter[q]) add_products(line.filter[q] + filter, value, sum[q]);
+  }
+
+  template <int VALUES, int COUNT>
+  static void add_products(const T* filter, const V (&value)[VALUES], V (&sum)[COUNT]) {
+#pragma GCC unroll 16
+    for (int s = 0; s <= VALUES - COUNT; ++s) {
       V f = load<T>(filter + s * lanes);
 #pragma GCC unroll 16
       for (int i = 0; i < COUNT; ++i) sum[i] += f * value[i + s];

@@ -14,8 +14,6 @@
 // the number of threads nor the other samples: results are the same bit for bit for any of them.
 #pragma once
 
-#include <unistd.h>  // cost.inl
-
 #include <cstdint>
 #include <type_traits>
 

@@ -104,8 +104,11 @@ struct DirectBlocks {
     while (tasks(job) < 8 && panel_block > 1) panel_block = quotient_up(panel_block, 2);
     while (tasks(job) < 8 && row_block > 4) row_block = quotient_up(row_block, 2);
   }
+  // Of the block's rows that taps meet: where these are far apart, few.
   int64_t block_bytes(const CorrelateJob& job, int64_t channels) const {
-    return PaddedBlock(job.h, job.w, row_block).positions() * channels * sizeof(E);
+    PaddedBlock block(job.h, job.w, row_block);
+    int64_t rows = least(block.height, job.h.taps * row_block);
+    return area(rows, block.width) * channels * sizeof(E);
   }
   int64_t copied_size(const CorrelateJob& job) const {  // of a task's samples
     int64_t block = PaddedBlock(job.h, job.w, row_block).positions() * channel_block;

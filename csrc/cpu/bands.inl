@@ -23,17 +23,26 @@ inline typename Vector<T>::type pick(typename Vector<T>::type value, typename La
 #endif
 }
 
-// How groups fall into blocks of about a vector of source channels, and a block's result channels
-// into panels, the vectors of a sum. Two forms, by what the lanes of a panel meet:
+// What the lanes of a panel meet of a pixel:
 //
 //     vector    few channels a group: a panel spans whole groups, and each lane meets its own
+//     picked    the same, a lane's picked from the pixel's vector when it is loaded
 //     element   the panels of a group meet one channel of its source at a time
+enum class Meets { vector, picked, element };
+
+// How groups fall into blocks of about a vector of source channels, and a block's result channels
+// into panels, the vectors of a sum.
 struct ChannelBlocks {
   int64_t depth, rows, groups, lanes;  // source and result channels of a group
+  bool picks;                          // else a band has a pixel's vectors as the lanes meet them
 
-  bool elements() const {
-    return depth * rows > 1 && 2 * rows >= lanes && rows % (lanes > 1 ? lanes / 2 : 1) == 0;
+  Meets meets() const {
+    bool halves = depth * rows > 1 && 2 * rows >= lanes && rows % (lanes > 1 ? lanes / 2 : 1) == 0;
+    bool full = rows < lanes && depth <= rows;  // whole groups fill a vector, and meet one
+    if (halves && !(picks && full)) return Meets::element;
+    return picks && depth * rows > 1 ? Meets::picked : Meets::vector;
   }
+  bool elements() const { return meets() == Meets::element; }
   // Whether that is worth it: full panels, and groups so small that a block of them stays in cache.
   bool fit() const {
     if (depth <= 0 || rows <= 0) return false;
@@ -56,7 +65,7 @@ struct ChannelBlocks {
   int64_t panel_rows() const { return elements() ? width() : whole() * rows; }
 
   // Vectors a pixel: copies of one in each order that lanes meet, or the block's own.
-  int64_t copies() const { return elements() ? 1 : depth; }
+  int64_t copies() const { return meets() == Meets::vector ? depth : 1; }
   int64_t planes() const { return elements() ? quotient_up(whole() * depth, lanes) : 1; }
   int64_t result_planes() const { return elements() ? quotient_up(whole() * rows, lanes) : 1; }
 
@@ -101,6 +110,14 @@ inline int64_t from_left(const AxisMap& w, int64_t s) {
   return w.offset[0] > w.offset[w.taps - 1] ? w.taps - 1 - s : s;
 }
 
+// The channels of a pixel that the result's lanes meet, in each of `depth` orders.
+template <class T>
+void find_orders(int64_t depth, int64_t rows, typename Lanes<T>::type* order) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  for (int64_t d = 0; d < depth; ++d)
+    for (int64_t lane = 0; lane < lanes; ++lane) order[d][lane] = (lane / rows * depth + d) % lanes;
+}
+
 template <class S>
 struct Band {
   using T = typename Compute<S>::type;
@@ -132,9 +149,7 @@ struct Band {
     for (int64_t phase = 0; phase < layout.phases; ++phase)
       for (int64_t i = 0; i < layout.phase_length; ++i)
         place[i * layout.phases + phase] = (phase * layout.phase_length + i) * lanes;
-    for (int64_t d = 0; d < copies; ++d)
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        order[d][lane] = (lane / rows * copies + d) % lanes;
+    find_orders<T>(copies, rows, order);
     int64_t end = layout.first_u + layout.line();
     low = least(end, layout.first_u > 0 ? layout.first_u : 0);
     high = w.limit < low ? low : least(end, w.limit);
@@ -167,14 +182,18 @@ struct Band {
 
   // Where the first position of `columns` in a row meets its terms, [depth][tap], the taps of each
   // row from left to right.
-  int64_t* find_offsets(int64_t depth, const AxisMap& columns, int64_t* offsets) const {
-    for (int64_t d = 0; d < depth; ++d)
+  int64_t* find_offsets(Meets meets, int64_t depth, const AxisMap& columns,
+                        int64_t* offsets) const {
+    for (int64_t d = 0; d < depth; ++d) {
+      int64_t channel = 0;
+      if (meets == Meets::vector) channel = d * plane();
+      if (meets == Meets::element) channel = d / lanes * plane() + d % lanes;
       for (int64_t r = 0; r < h.taps; ++r)
         for (int64_t s = 0; s < columns.taps; ++s)
           *offsets++ =
-              (copies > 1 ? d * plane() : d / lanes * plane() + d % lanes) +
-              (h.offset[r] - low_offset(h)) * layout.line() * lanes +
+              channel + (h.offset[r] - low_offset(h)) * layout.line() * lanes +
               place[columns.base[0] + columns.offset[from_left(columns, s)] - layout.first_u];
+    }
     return offsets;
   }
 

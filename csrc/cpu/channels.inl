@@ -11,19 +11,19 @@
 
 constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
-// A term of the sums is a vector of the filter times, for each position, what its lanes meet: a
-// vector, or one element for all of them (bands.inl).
-enum class Meets { vector, element };
-
+// A term of the sums is a vector of the filter times, for each position, what its lanes meet
+// (bands.inl): a vector, perhaps in another order, or one element for all of them.
 template <class T, int64_t LANES>
 struct Some {
   typedef T type __attribute__((vector_size(LANES * sizeof(T)), aligned(alignof(T)), may_alias));
 };
 
 template <class T, int64_t LANES, Meets MEETS>
-inline auto met(const T* at) {
+inline auto met(const T* at, typename Lanes<T>::type order) {
   if constexpr (MEETS == Meets::element)
     return *at;
+  else if constexpr (MEETS == Meets::picked)
+    return pick<T>(load<T>(at), order);
   else
     return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
@@ -39,11 +39,12 @@ struct Terms {
 };
 
 template <class T, int64_t LANES, Meets MEETS, int TAPS, int COUNT>
-inline void add_taps(const T* filter, const T* from, typename Some<T, LANES>::type (&sum)[COUNT]) {
-  decltype(met<T, LANES, MEETS>(from) + T()) pixel[COUNT + TAPS - 1];
+inline void add_taps(const T* filter, const T* from, typename Lanes<T>::type order,
+                     typename Some<T, LANES>::type (&sum)[COUNT]) {
+  decltype(met<T, LANES, MEETS>(from, order) + T()) pixel[COUNT + TAPS - 1];
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT + TAPS - 1; ++i)
-    pixel[i] = met<T, LANES, MEETS>(from + i * Vector<T>::lanes);
+    pixel[i] = met<T, LANES, MEETS>(from + i * Vector<T>::lanes, order);
 #pragma GCC unroll 16
   for (int s = 0; s < TAPS; ++s) {
     auto f = *reinterpret_cast<const typename Some<T, LANES>::type*>(filter + s * LANES);
@@ -53,8 +54,8 @@ inline void add_taps(const T* filter, const T* from, typename Some<T, LANES>::ty
 }
 
 template <class T, class C, int64_t LANES, Meets MEETS, int COUNT>
-void sum_across(const Terms& terms, const T* filter, const T* from, const int64_t* offsets,
-                const T* start, C* to, int64_t step) {
+void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const T* filter,
+                const T* from, const int64_t* offsets, const T* start, C* to, int64_t step) {
   using V = typename Some<T, LANES>::type;
   V sum[COUNT];
 #pragma GCC unroll 16
@@ -62,14 +63,17 @@ void sum_across(const Terms& terms, const T* filter, const T* from, const int64_
     sum[i] = *reinterpret_cast<const V*>(start);
     __builtin_prefetch(to + i * step, 1);
   }
-  for (int64_t d = 0; d < terms.depth; ++d)
+  for (int64_t d = 0; d < terms.depth; ++d) {
+    typename Lanes<T>::type order = orders[d];
     for (int64_t r = terms.first; r < terms.last; ++r) {
       int64_t k = (d * terms.height + r) * terms.width, end = k + terms.width;
       if (kTogether > 1 && terms.neighbours)
         for (; k + kTogether <= end; k += kTogether)
-          add_taps<T, LANES, MEETS, kTogether>(filter + k * LANES, from + offsets[k], sum);
-      for (; k < end; ++k) add_taps<T, LANES, MEETS, 1>(filter + k * LANES, from + offsets[k], sum);
+          add_taps<T, LANES, MEETS, kTogether>(filter + k * LANES, from + offsets[k], order, sum);
+      for (; k < end; ++k)
+        add_taps<T, LANES, MEETS, 1>(filter + k * LANES, from + offsets[k], order, sum);
     }
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i)
     if constexpr (LANES == Vector<T>::lanes)
@@ -79,13 +83,14 @@ void sum_across(const Terms& terms, const T* filter, const T* from, const int64_
 }
 
 template <class T, class C, int64_t LANES, Meets MEETS, int COUNT = kAcross>
-void sum_some(int64_t count, const Terms& terms, const T* filter, const T* from,
-              const int64_t* offsets, const T* start, C* to, int64_t step) {
+void sum_some(int64_t count, const Terms& terms, const typename Lanes<T>::type* orders,
+              const T* filter, const T* from, const int64_t* offsets, const T* start, C* to,
+              int64_t step) {
   if constexpr (COUNT > 1)
     if (count < COUNT)
-      return sum_some<T, C, LANES, MEETS, COUNT - 1>(count, terms, filter, from, offsets, start, to,
-                                                     step);
-  sum_across<T, C, LANES, MEETS, COUNT>(terms, filter, from, offsets, start, to, step);
+      return sum_some<T, C, LANES, MEETS, COUNT - 1>(count, terms, orders, filter, from, offsets,
+                                                     start, to, step);
+  sum_across<T, C, LANES, MEETS, COUNT>(terms, orders, filter, from, offsets, start, to, step);
 }
 
 template <class S>
@@ -106,10 +111,8 @@ struct Channels {
       products += 1.0 * job.h.positions * w->positions * job.depth * job.h.taps * w->taps;
     double pixels = 1.0 * all.count() * vectors(job) *
                     LineLayout(job.h, columns.map, 0, job.h.positions, 1).plane();
-    if (job.source.c != 1)
-      pixels *= 16;
-    else
-      pixels *= all.copies() > 1 ? 0.82 * lanes : 0.82;
+    if (all.meets() == Meets::picked) products *= 1.4;
+    pixels *= job.source.c == 1 ? 0.82 : 16;
     double storing = 2.2 * job.groups * job.rows;
     if (job.result.c == 1)  // a panel that fills no vector is stored by elements: 60, by hand
       storing = 35 * panels + (job.groups * job.rows % lanes != 0 ? 60 : 0);
@@ -177,18 +180,19 @@ struct Channels {
     T* pixels = data + vectors(job) * layout.plane() * lanes;
     int64_t* offsets =
         reinterpret_cast<int64_t*>(pixels + all.result_planes() * rows * columns.positions * lanes);
-    Band<S> band(job.h, columns.map, row, rows, all.planes(), data, offsets + terms(job),
-                 all.copies(), all.elements() ? 1 : job.rows);
+    Band<S> band(job.h, columns.map, row, rows, all.planes(), data, offsets + terms(job));
     int64_t* next = offsets;
     for (int64_t i = 0; i < job.column_maps; ++i)
-      next = band.find_offsets(job.depth, job.columns[i], next);
+      next = band.find_offsets(all.meets(), job.depth, job.columns[i], next);
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
     for (int64_t block = all.count() * part / cut.parts;
          block < all.count() * (part + 1) / cut.parts; ++block) {
       band.fill(source + all.first(block) * job.depth * job.source.c, all.some(block) * job.depth,
                 job.source);
-      if (!all.elements())
+      if (all.meets() == Meets::vector)
         run_block<lanes, Meets::vector>(job, sample, block, row, rows, band, offsets, pixels);
+      else if (all.meets() == Meets::picked)
+        run_block<lanes, Meets::picked>(job, sample, block, row, rows, band, offsets, pixels);
       else if (all.width() == lanes)
         run_block<lanes, Meets::element>(job, sample, block, row, rows, band, offsets, pixels);
       else
@@ -221,6 +225,8 @@ struct Channels {
     int64_t pixel = direct ? out.w : lanes;
     int64_t panel = sample / job.batch * all.panels(job.groups) + all.panels(all.first(block));
     const T* filter = static_cast<const T*>(job.filter) + panel * terms(job) * LANES;
+    typename Lanes<T>::type orders[4 * lanes] = {};
+    if (MEETS == Meets::picked) find_orders<T>(job.depth, job.rows, orders);
     for (int64_t channel = 0; channel < count;
          channel += all.panel_rows(), filter += terms(job) * LANES) {
       T bias[lanes] = {};
@@ -234,11 +240,11 @@ struct Channels {
         if constexpr (stores)
           if (direct) {
             S* to = result + channel + job.h.position[row + i] * out.h;
-            run_row<LANES, MEETS>(job, row + i, filter, from, offsets, bias, to, pixel);
+            run_row<LANES, MEETS>(job, row + i, orders, filter, from, offsets, bias, to, pixel);
             continue;
           }
         T* to = pixels + channel / lanes * plane + i * columns * lanes + channel % lanes;
-        run_row<LANES, MEETS>(job, row + i, filter, from, offsets, bias, to, pixel);
+        run_row<LANES, MEETS>(job, row + i, orders, filter, from, offsets, bias, to, pixel);
       }
     }
     if (direct) return;
@@ -249,8 +255,9 @@ struct Channels {
 
   // A row of a panel, one map of its columns after the other, each in even pieces.
   template <int64_t LANES, Meets MEETS, class C>
-  static void run_row(const CorrelateJob& job, int64_t row, const T* filter, const T* from,
-                      const int64_t* offsets, const T* bias, C* to, int64_t pixel) {
+  static void run_row(const CorrelateJob& job, int64_t row, const typename Lanes<T>::type* orders,
+                      const T* filter, const T* from, const int64_t* offsets, const T* bias, C* to,
+                      int64_t pixel) {
     Terms terms = terms_of(job, row);
     for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
       terms.width = w->taps;
@@ -258,7 +265,7 @@ struct Channels {
       int64_t piece = quotient_up(w->positions, quotient_up(w->positions, kAcross));
       if (w->position_step == 0) piece = 1;  // columns that no tap reaches
       for (int64_t j = 0; j < w->positions; j += piece)
-        sum_some<T, C, LANES, MEETS>(least(piece, w->positions - j), terms, filter,
+        sum_some<T, C, LANES, MEETS>(least(piece, w->positions - j), terms, orders, filter,
                                      from + j * lanes, offsets, bias, to + w->position[j] * pixel,
                                      w->position_step * pixel);
       int64_t all = job.depth * job.h.taps * w->taps;
@@ -281,7 +288,7 @@ struct Channels {
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
   static ChannelBlocks blocks(const CorrelateJob& job) {
-    return {job.depth, job.rows, job.groups, lanes};
+    return {job.depth, job.rows, job.groups, lanes, true};
   }
   static int64_t vectors(const CorrelateJob& job) {
     return blocks(job).copies() * blocks(job).planes();

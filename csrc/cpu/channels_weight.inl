@@ -23,6 +23,7 @@ void add_rows(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, 
               const int64_t* offsets, T* sums) {
   using V = typename Some<T, LANES>::type;
   constexpr int64_t step = Vector<T>::lanes;
+  typename Lanes<T>::type own{};  // nothing is picked here
   V sum[COUNT] = {};
   for (int64_t i = 0; i < rows; ++i, from += line) {
     const T* at[COUNT];
@@ -31,7 +32,7 @@ void add_rows(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, 
     for (int64_t j = 0; j < columns; ++j, grad += grads.pixel) {
       V g = *reinterpret_cast<const V*>(grad);
 #pragma GCC unroll 16
-      for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step);
+      for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step, own);
     }
   }
   for (int k = 0; k < COUNT; ++k) *reinterpret_cast<V*>(sums + k * LANES) += sum[k];
@@ -111,7 +112,7 @@ struct ChannelsWeight {
       Band<S> band(job.h, job.w, row, rows, all.planes(), data, place, all.copies(),
                    all.elements() ? 1 : job.filters);
       Band<S> grad(own.h, own.w, row, rows, all.result_planes(), grad_data, place + layout.line());
-      band.find_offsets(job.channels, job.w, offsets);
+      band.find_offsets(all.meets(), job.channels, job.w, offsets);
       const S* input = static_cast<const S*>(job.input.data) + n * job.input.n;
       const S* output = static_cast<const S*>(job.grad.data) + n * job.grad.n;
       for (int64_t block = first; block < end; ++block) {
@@ -173,7 +174,7 @@ struct ChannelsWeight {
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
   static ChannelBlocks blocks(const WeightJob& job) {
-    return {job.channels, job.filters, job.groups, lanes};
+    return {job.channels, job.filters, job.groups, lanes, false};
   }
   static int64_t vectors(const WeightJob& job) {
     return blocks(job).copies() * blocks(job).planes();

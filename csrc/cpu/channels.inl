@@ -11,13 +11,13 @@
 
 constexpr int64_t kAcross = 14;  // sums in registers; with the filter's vector, they fill 16
 
-// A term of the sums is a vector of the filter times, for each position, what its lanes meet
-// (bands.inl): a vector, perhaps in another order, or one element for all of them.
 template <class T, int64_t LANES>
 struct Some {
   typedef T type __attribute__((vector_size(LANES * sizeof(T)), aligned(alignof(T)), may_alias));
 };
 
+// A term of the sums is a vector of the filter times, for each position, what its lanes meet
+// (bands.inl): a vector, perhaps in another order, or one element for all of them.
 template <class T, int64_t LANES, Meets MEETS>
 inline auto met(const T* at, typename Lanes<T>::type order) {
   if constexpr (MEETS == Meets::element)
@@ -64,7 +64,8 @@ void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const
     __builtin_prefetch(to + i * step, 1);
   }
   for (int64_t d = 0; d < terms.depth; ++d) {
-    typename Lanes<T>::type order = orders[d];
+    typename Lanes<T>::type order{};
+    if constexpr (MEETS == Meets::picked) order = orders[d];
     for (int64_t r = terms.first; r < terms.last; ++r) {
       int64_t k = (d * terms.height + r) * terms.width, end = k + terms.width;
       if (kTogether > 1 && terms.neighbours)
@@ -225,7 +226,7 @@ struct Channels {
     int64_t pixel = direct ? out.w : lanes;
     int64_t panel = sample / job.batch * all.panels(job.groups) + all.panels(all.first(block));
     const T* filter = static_cast<const T*>(job.filter) + panel * terms(job) * LANES;
-    typename Lanes<T>::type orders[4 * lanes] = {};
+    typename Lanes<T>::type orders[lanes];
     if (MEETS == Meets::picked) find_orders<T>(job.depth, job.rows, orders);
     for (int64_t channel = 0; channel < count;
          channel += all.panel_rows(), filter += terms(job) * LANES) {

@@ -154,18 +154,21 @@ struct Winograd {
     return axis.base[0] + least(axis.offset[0], axis.offset[R - 1]);
   }
 
-  // to[channel][r][s][lane]: taps in the order of the source, a vector of rows.
+  // to[channel][r][s][lane]: taps in the order of the source, a vector of rows. Where each tap's
+  // lie in a place of their own, asks for those `ahead` further on: no processor follows so many.
   static void load_taps(const CorrelateJob& job, const FilterView& filter, const S* from,
-                        int64_t rows, int64_t channels, T* to) {
+                        int64_t ahead, int64_t rows, int64_t channels, T* to) {
     auto at = [&](int64_t r, int64_t s) {
       return from + tap(job.h, r) * filter.r + tap(job.w, s) * filter.s;
     };
     bool in_order = job.h.offset[0] < job.h.offset[1] && job.w.offset[0] < job.w.offset[1];
     if (in_order && filter.s == 1 && filter.r == R && filter.depth == R * R)
       return load_transposed(from, filter.row, rows, channels * R * R, to, lanes);
+    int64_t across = filter.depth == 1 ? filter.row : filter.depth;
     for (int64_t r = 0; r < R; ++r)
       for (int64_t s = 0; s < R; ++s) {
         T* place = to + (r * R + s) * lanes;
+        for (int64_t i = 0; i < lanes; ++i) __builtin_prefetch(at(r, s) + ahead + i * across);
         if (filter.depth == 1)
           load_transposed(at(r, s), filter.row, rows, channels, place, R * R * lanes);
         else
@@ -192,8 +195,10 @@ struct Winograd {
     for (int64_t k = 0; k < rows; k += lanes)
       for (int64_t c = 0; c < depth; c += lanes) {
         int64_t channels = least(lanes, depth - c);
-        load_taps(job, filter, from + k * filter.row + c * filter.depth, least(lanes, rows - k),
-                  channels, taps);
+        int64_t next =
+            c + lanes < depth ? lanes * filter.depth : lanes * filter.row - c * filter.depth;
+        load_taps(job, filter, from + k * filter.row + c * filter.depth, next,
+                  least(lanes, rows - k), channels, taps);
         T* place = to + k / kColumns<T> * blocks.depth_block * kColumns<T> + c * kColumns<T> +
                    k % kColumns<T>;
         for (int64_t i = 0; i < channels * R * R; ++i)

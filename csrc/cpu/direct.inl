@@ -90,7 +90,7 @@ struct DirectBlocks {
     panel_block = least(panels, quotient_up(256, kColumns<T>));
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
 
-    lies_as_block = is_block<S>(job.source, job.depth, job.h, job.w);
+    lies_as_block = is_block<S, E>(job.source, job.depth, job.h, job.w);
     int64_t sums = job.w.positions * panel_block * kColumns<T> * sizeof(T);
     row_block = least(job.h.positions, 1 + kDirectBytes / sums);
     while (row_block > 1 && block_bytes(job, channel_block) > kDirectBytes) --row_block;
@@ -234,13 +234,14 @@ struct Direct {
     for (int64_t channel = 0; channel < blocks.depth; channel += blocks.channel_block) {
       int64_t channels = least(blocks.channel_block, blocks.depth - channel);
       SourceBlock from{padded, block.positions() * channels, block.width * channels, channels};
-      if constexpr (std::is_same_v<S, E>)
-        if (blocks.lies_as_block)
-          from = {static_cast<const S*>(job.source.data) + place.sample * job.source.n +
-                      (job.h.base[place.row] + block.low_h) * job.source.h +
-                      (job.w.base[0] + block.low_w) * job.source.w + place.group * job.depth +
-                      channel,
-                  job.source.n, job.source.h, job.source.w};
+      if (blocks.lies_as_block) {
+        const View& view = job.source;
+        const S* at = static_cast<const S*>(view.data) + place.sample * view.n +
+                      (job.h.base[place.row] + block.low_h) * view.h +
+                      (job.w.base[0] + block.low_w) * view.w + place.group * job.depth;
+        from = {reinterpret_cast<const E*>(at) + channel, view.n / kNumbers<E>,
+                view.h / kNumbers<E>, view.w / kNumbers<E>};
+      }
       for (int64_t n = 0; n < place.samples && !blocks.lies_as_block; ++n)
         fill_block(job, block, place.group, place.sample + n, place.row, channel, channels,
                    padded + n * from.sample);

@@ -102,8 +102,8 @@ struct DirectWeightBlocks {
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));
-    lies_as_block =
-        channel_block == job.channels && is_block<S>(job.input, job.channels, job.h, job.w);
+    lies_as_block = kNumbers<E> == 1 && channel_block == job.channels &&
+                    is_block<S, E>(job.input, job.channels, job.h, job.w);
     // Without a halo to copy again it pays that gradients and the block asked for fit the L2 too.
     auto bytes = [&](int64_t some) {
       int64_t grads = lies_as_block ? some * job.w.positions * panel_block * kColumns<T> : 0;

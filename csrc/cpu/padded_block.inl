@@ -34,12 +34,15 @@ constexpr int64_t kPixelInPlace = 1 << 10;  // bytes of a pixel; longer ones sha
 template <class E>
 constexpr bool kFillsLines = 2 * kRows > kLine<E>;
 
-// Whether a tensor's channels and positions lie as a block's, so that no copy is needed.
-template <class S>
+// Whether a tensor's channels, as elements, and positions lie as a block's, so that no copy is
+// needed.
+template <class S, class E>
 bool is_block(const View& view, int64_t channels, const AxisMap& h, const AxisMap& w) {
-  using E = typename Element<S>::type;
-  return std::is_same_v<S, E> && kFillsLines<E> && view.c == 1 &&
-         channels * static_cast<int64_t>(sizeof(E)) <= kPixelInPlace && is_inside(h) &&
+  if (kNumbers<E> * sizeof(S) != sizeof(E) || !kFillsLines<E> || view.c != 1) return false;
+  for (int64_t step : {channels, view.n, view.h, view.w})
+    if (step % kNumbers<E> != 0) return false;
+  return reinterpret_cast<uintptr_t>(view.data) % sizeof(E) == 0 &&
+         channels * static_cast<int64_t>(sizeof(S)) <= kPixelInPlace && is_inside(h) &&
          is_inside(w);
 }
 

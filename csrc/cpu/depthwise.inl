@@ -6,8 +6,8 @@
 // sums of some positions of a row, or of two rows that meet the same lines of the source, stay in
 // registers while the kernel walks the lines, for one vector of channels after the other: so the
 // source is read a row of pixels at a time, and nothing is copied, while the lines that a row meets
-// stay in a near cache. The lines that the next rows read and write are asked for meanwhile. Near
-// the ends of a row positions are taken one by one, with the taps that meet the source.
+// stay in a near cache. The lines that the next rows read and write are asked for meanwhile. Tiles
+// at the ends of a row load zeros for the padding; others do not look for it.
 // Scratch a task: where the lines are that its rows meet.
 
 template <class S>
@@ -18,7 +18,6 @@ struct Depthwise {
   static constexpr int kRows = 2;  // of the result, at once, where they share lines
   static constexpr int kAcross =   // positions whose sums are in registers
       FULLCONV_VECTOR_BYTES == 64 ? 8 : 4;
-  static constexpr int kEdge = 4;             // vectors of one position near an end
   static constexpr int64_t kTask = 4096;      // vectors of the result, about
   static constexpr int64_t kLines = 1 << 18;  // bytes that a row meets
 
@@ -29,11 +28,10 @@ struct Depthwise {
     if (job.h.padding != Padding::zeros || job.h.taps * job.w.taps == 0) return kNever;
     if (job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S)) > kLines)
       return kNever;
-    double lines = terms_of(job.h), inner = job.w.positions - edges(job.w);
-    double at_edges = lines * (3.4 * (terms_of(job.w) - inner * job.w.taps) + 15 * edges(job.w));
-    double positions = 1.0 * job.h.positions * job.w.positions;
-    double products = (sizeof(S) < sizeof(T) ? 1.9 : 0.55) * lines * inner * job.w.taps;
-    return vectors(job) * (products + at_edges + 27 * positions);
+    double positions = job.w.positions;
+    double products = terms_of(job.h) * job.w.taps * (positions + edges(job.w));
+    double product = (kTogether > 1 ? 0.7 : 1.3) + (sizeof(S) < sizeof(T) ? 1.1 : 0);
+    return vectors(job) * (product * products + 29 * job.h.positions * positions);
   }
 
   // [segment][vector of channels][bias, taps of rows from left to right][lane]
@@ -78,15 +76,10 @@ struct Depthwise {
     for (int64_t count; row < end; row += count) {
       count = least(together, end - row);
       at.find_lines(row, count, source, result);
-      for (int64_t q = 0; q < count; ++q)
-        for (int64_t j = 0; j < at.left; ++j) sum_edge(at, q, j);
-      for (int64_t j = at.left; j < at.right; j += at.piece)
-        if (count == kRows)
-          sum_inner<kRows>(least(at.piece, at.right - j), at, j);
-        else
-          sum_inner<1>(least(at.piece, at.right - j), at, j);
-      for (int64_t q = 0; q < count; ++q)
-        for (int64_t j = at.right; j < job.w.positions; ++j) sum_edge(at, q, j);
+      if (count == kRows)
+        sum_rows<kRows>(at);
+      else
+        sum_rows<1>(at);
     }
   }
 
@@ -101,13 +94,12 @@ struct Depthwise {
   struct Rows {
     const CorrelateJob& job;
     Line* lines;  // that meet the source: all, with a NaN or Inf in the filter, or those within
-    int64_t count = 0, vectors, packed, taps, step, pixel;
+    int64_t count = 0, vectors, packed, taps;
     const T* filter;
     S* to[kRows];
     const S* next;        // behind the lines
     bool asks;            // for what follows: of larger steps it would not need all
-    int64_t left, right;  // the inner positions, or none with a NaN or Inf in the filter
-    int64_t piece;        // of them at once
+    int64_t left, right;  // the positions that meet no padding, or none with a NaN or Inf
 
     Rows(const CorrelateJob& job, int64_t sample, Line* lines)
         : job(job),
@@ -115,13 +107,9 @@ struct Depthwise {
           vectors(Depthwise::vectors(job)),
           packed(Depthwise::packed(job)),
           taps(job.w.taps),
-          step(taps > 1 ? offset(1) - offset(0) : 0),
-          pixel(job.w.step * job.source.w),
           filter(static_cast<const T*>(job.filter) + sample / job.batch * vectors * packed) {
       auto [begin, end] = inner_of(job.w);
       left = begin, right = *job.special ? begin : end;
-      int64_t inner = right - left;
-      piece = inner > 0 ? quotient_up(inner, quotient_up(inner, kAcross)) : 0;
       asks = job.h.step <= 2 && job.w.step <= 2;
     }
 
@@ -153,11 +141,7 @@ struct Depthwise {
       }
       next = source + (last + 1) * job.source.h;
     }
-    int64_t offset(int64_t s) const { return job.w.offset[from_left(job.w, s)] * job.source.w; }
-    bool outside(int64_t j, int64_t s) const {
-      auto [begin, end] = job.w.inner[from_left(job.w, s)];
-      return j < begin || j >= end;
-    }
+    int64_t offset(int64_t s) const { return job.w.offset[from_left(job.w, s)]; }
   };
 
   // Positions all of whose taps meet the source.
@@ -183,12 +167,25 @@ struct Depthwise {
     return quotient_up(kTask, job.w.positions * vectors(job));
   }
 
-  template <int ROWS, int COUNT = kAcross>
-  static void sum_inner(int64_t count, const Rows& at, int64_t j) {
+  // Rows of the result, in even pieces.
+  template <int ROWS>
+  static void sum_rows(const Rows& at) {
+    int64_t all = at.job.w.positions, piece = quotient_up(all, quotient_up(all, kAcross));
+    for (int64_t j = 0, count; j < all; j += count) {
+      count = least(piece, all - j);
+      if (j >= at.left && j + count <= at.right)
+        sum_some<false, ROWS>(count, at, j);
+      else
+        sum_some<true, ROWS>(count, at, j);
+    }
+  }
+
+  template <bool EDGE, int ROWS, int COUNT = kAcross>
+  static void sum_some(int64_t count, const Rows& at, int64_t j) {
     if constexpr (COUNT > 1)
-      if (count < COUNT) return sum_inner<ROWS, COUNT - 1>(count, at, j);
+      if (count < COUNT) return sum_some<EDGE, ROWS, COUNT - 1>(count, at, j);
     const CorrelateJob& job = at.job;
-    int64_t x = job.w.base[j] * job.source.w + at.offset(0);
+    int64_t column = job.w.base[j] + at.offset(0), x = column * job.source.w;
     for (int64_t v = 0; v < at.vectors; ++v) {
       int64_t channel = channel_of(job, v);
       V sum[ROWS][COUNT], bias = load<T>(at.filter + v * at.packed);
@@ -197,7 +194,7 @@ struct Depthwise {
       if (at.asks && v * lanes % kLine<S> == 0)
         ask_for_next<ROWS, COUNT>(at, j, x + channel, channel);
       for (const Line* line = at.lines; line < at.lines + at.count; ++line)
-        add_line(*line, v * at.packed, line->from + x + channel, at, sum);
+        add_line<EDGE>(*line, v * at.packed, x + channel, column, at, sum);
       for (int q = 0; q < ROWS; ++q)
         for (int i = 0; i < COUNT; ++i)
           store<T>(sum[q][i], at.to[q] + job.w.position[j + i] * job.result.w + channel);
@@ -219,62 +216,34 @@ struct Depthwise {
             at.to[q] + channel + ROWS * job.result.h + job.w.position[j + i] * job.result.w, 0, 2);
   }
 
-  // A position some of whose taps meet the padding: they add nothing but what a NaN or Inf times 0
-  // is.
-  static void sum_edge(const Rows& at, int64_t q, int64_t j) {
-    int64_t first = 0, last = at.taps;
-    while (first < last && at.outside(j, first)) ++first;
-    while (first < last && at.outside(j, last - 1)) --last;
-    for (int64_t v = 0; v < at.vectors; v += kEdge)
-      sum_edge<kEdge>(least<int64_t>(kEdge, at.vectors - v), at, q, j, first, last, v);
-  }
-  template <int COUNT>
-  static void sum_edge(int64_t count, const Rows& at, int64_t q, int64_t j, int64_t first,
-                       int64_t last, int64_t v) {
-    if constexpr (COUNT > 1)
-      if (count < COUNT) return sum_edge<COUNT - 1>(count, at, q, j, first, last, v);
-    const CorrelateJob& job = at.job;
-    int64_t x = job.w.base[j] * job.source.w + at.offset(0), channel[COUNT];
-    V sum[COUNT];
-    for (int i = 0; i < COUNT; ++i) {
-      channel[i] = channel_of(job, v + i);
-      sum[i] = load<T>(at.filter + (v + i) * at.packed);
-    }
-    for (const Line* line = at.lines; line < at.lines + at.count; ++line) {
-      if (!line->filter[q]) continue;
-      const T* filter = line->filter[q] + v * at.packed;
-      int64_t end = line->from ? last : first;
-      for (int64_t s = first; s < end; ++s)
-        for (int i = 0; i < COUNT; ++i)
-          sum[i] += load<T>(filter + i * at.packed + s * lanes) *
-                    load<T>(line->from + x + s * at.step + channel[i]);
-      if (*job.special)
-        for (int64_t s = 0; s < at.taps; ++s)
-          for (int i = 0; i < COUNT; ++i)
-            if (s < first || s >= end) sum[i] += load<T>(filter + i * at.packed + s * lanes) * T(0);
-    }
-    for (int i = 0; i < COUNT; ++i)
-      store<T>(sum[i], at.to[q] + job.w.position[j] * job.result.w + channel[i]);
-  }
-
   // A line of the source, from which taps share what they load if they meet neighbours.
-  template <int ROWS, int COUNT>
-  static void add_line(const Line& line, int64_t filter, const S* from, const Rows& at,
+  template <bool EDGE, int ROWS, int COUNT>
+  static void add_line(const Line& line, int64_t filter, int64_t x, int64_t column, const Rows& at,
                        V (&sum)[ROWS][COUNT]) {
-    int64_t s = 0;
-    if (kTogether > 1 && at.step == at.pixel)
-      for (; s + kTogether <= at.taps; s += kTogether)
-        add_taps<kTogether>(line, filter + s * lanes, from + s * at.step, at.pixel, sum);
-    for (; s < at.taps; ++s)
-      add_taps<1>(line, filter + s * lanes, from + s * at.step, at.pixel, sum);
+    int64_t s = 0, apart = at.taps > 1 ? at.offset(1) - at.offset(0) : 0;
+    auto add = [&](auto taps) {
+      add_taps<EDGE, taps.value>(line, filter + s * lanes, x + s * apart * at.job.source.w,
+                                 column + s * apart, at, sum);
+      s += taps.value;
+    };
+    if (kTogether > 1 && apart == at.job.w.step)
+      while (s + kTogether <= at.taps) add(std::integral_constant<int, kTogether>());
+    while (s < at.taps) add(std::integral_constant<int, 1>());
   }
 
-  template <int TAPS, int ROWS, int COUNT>
-  static void add_taps(const Line& line, int64_t filter, const S* from, int64_t pixel,
+  template <bool EDGE, int TAPS, int ROWS, int COUNT>
+  static void add_taps(const Line& line, int64_t filter, int64_t x, int64_t column, const Rows& at,
                        V (&sum)[ROWS][COUNT]) {
+    static constexpr S zeros[lanes] = {};
+    int64_t step = at.job.w.step, pixel = step * at.job.source.w;
+    int64_t limit = line.from ? at.job.w.limit : 0;
     V value[COUNT + TAPS - 1];
 #pragma GCC unroll 16
-    for (int i = 0; i < COUNT + TAPS - 1; ++i) value[i] = load<T>(from + i * pixel);
+    for (int i = 0; i < COUNT + TAPS - 1; ++i) {
+      int64_t u = column + i * step;
+      bool shown = !EDGE || static_cast<uint64_t>(u) < static_cast<uint64_t>(limit);
+      value[i] = load<T>(shown ? line.from + x + i * pixel : zeros);
+    }
 #pragma GCC unroll 16
     for (int q = 0; q < ROWS; ++q)
       if (ROWS == 1 || line.filter[q]) add_products(line.filter[q] + filter, value, sum[q]);

@@ -35,6 +35,10 @@ WAYS = {
 UNPADDED = (case((2, 8, 6, 5), (8, 8, 1, 1)), case((2, 32, 9, 7), (33, 32, 3, 3)))
 # A block of it has more rows than its taps meet, and is cut by rows or channels.
 FAR = case((1, 512, 28, 28), (8, 512, 3, 3), pad=(12, 12, 12, 12), dilation=(12, 12))
+# Groups of which several share a vector, of any width, and their lanes pick the channel they meet.
+NARROW = [
+    case((1, 16 * width, 5, 9), (16 * width, width, 3, 3), pad=(1, 1, 1, 1)) for width in (2, 4, 8)
+]
 
 
 def taken(way: str, dtype: torch.dtype) -> set[str]:
@@ -57,7 +61,8 @@ def check(way: str, path: str) -> None:
     for layer, dtype, place in product(UNPADDED, dtypes, LAYOUTS):  # views may be read in place
         check_exact(layer, dtype, (place, place, place), 0)
     for dtype, place in product(dtypes, (torch.Tensor.contiguous, channels_last)):
-        check_exact(FAR, dtype, (place, place, place), 0)
+        for layer in (FAR, *NARROW):
+            check_exact(layer, dtype, (place, place, place), 0)
     if way == "amx":  # where a NaN or Inf spreads, another way does the sample again
         for name, operand in product(SPECIAL_LAYERS, ("input", "filter", "grad")):
             check_special_values(name, operand)

@@ -17,13 +17,11 @@ struct Some {
 };
 
 // A term of the sums is a vector of the filter times, for each position, what its lanes meet
-// (bands.inl): a vector, perhaps in another order, or one element for all of them.
+// (bands.inl): a vector, or one element for all of them.
 template <class T, int64_t LANES, Meets MEETS>
-inline auto met(const T* at, typename Lanes<T>::type order) {
+inline auto met(const T* at) {
   if constexpr (MEETS == Meets::element)
     return *at;
-  else if constexpr (MEETS == Meets::picked)
-    return pick<T>(load<T>(at), order);
   else
     return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
@@ -41,10 +39,12 @@ struct Terms {
 template <class T, int64_t LANES, Meets MEETS, int TAPS, int COUNT>
 inline void add_taps(const T* filter, const T* from, typename Lanes<T>::type order,
                      typename Some<T, LANES>::type (&sum)[COUNT]) {
-  decltype(met<T, LANES, MEETS>(from, order) + T()) pixel[COUNT + TAPS - 1];
+  decltype(met<T, LANES, MEETS>(from) + T()) pixel[COUNT + TAPS - 1];
 #pragma GCC unroll 16
-  for (int i = 0; i < COUNT + TAPS - 1; ++i)
-    pixel[i] = met<T, LANES, MEETS>(from + i * Vector<T>::lanes, order);
+  for (int i = 0; i < COUNT + TAPS - 1; ++i) {
+    pixel[i] = met<T, LANES, MEETS>(from + i * Vector<T>::lanes);
+    if constexpr (MEETS == Meets::picked) pixel[i] = pick<T>(pixel[i], order);
+  }
 #pragma GCC unroll 16
   for (int s = 0; s < TAPS; ++s) {
     auto f = *reinterpret_cast<const typename Some<T, LANES>::type*>(filter + s * LANES);
@@ -112,7 +112,7 @@ struct Channels {
       products += 1.0 * job.h.positions * w->positions * job.depth * job.h.taps * w->taps;
     double pixels = 1.0 * all.count() * vectors(job) *
                     LineLayout(job.h, columns.map, 0, job.h.positions, 1).plane();
-    if (all.meets() == Meets::picked) products *= 1.4;
+    if (all.meets() == Meets::picked) products *= 1.4;  // by hand
     pixels *= job.source.c == 1 ? 0.82 : 16;
     double storing = 2.2 * job.groups * job.rows;
     if (job.result.c == 1)  // a panel that fills no vector is stored by elements: 60, by hand

@@ -23,7 +23,6 @@ void add_rows(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, 
               const int64_t* offsets, T* sums) {
   using V = typename Some<T, LANES>::type;
   constexpr int64_t step = Vector<T>::lanes;
-  typename Lanes<T>::type own{};  // nothing is picked here
   bool in_tensor = grads.pixel != step;
   V sum[COUNT] = {};
   for (int64_t i = 0; i < rows; ++i, from += line) {
@@ -34,7 +33,7 @@ void add_rows(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, 
       V g = *reinterpret_cast<const V*>(grad);
       if (in_tensor) __builtin_prefetch(grad + step, 0, 2);  // the next block's
 #pragma GCC unroll 16
-      for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step, own);
+      for (int k = 0; k < COUNT; ++k) sum[k] += g * met<T, LANES, MEETS>(at[k] + j * step);
     }
   }
   for (int k = 0; k < COUNT; ++k) *reinterpret_cast<V*>(sums + k * LANES) += sum[k];

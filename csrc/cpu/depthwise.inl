@@ -202,7 +202,8 @@ struct Depthwise {
   }
 
   // Asks for what the next rows read and write at these positions and channels. Inlined always: to
-  // GCC, a function that asks has no effect.
+  // GCC, a function that asks has no effect. With counters of 64 bits the loops are tighter, and
+  // a Zen 5 reads rows of stride 2 from memory 1.6 times slower.
   template <int ROWS, int COUNT>
   __attribute__((always_inline)) static void ask_for_next(const Rows& at, int64_t j, int64_t x,
                                                           int64_t channel) {

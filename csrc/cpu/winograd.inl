@@ -164,11 +164,13 @@ struct Winograd {
     bool in_order = job.h.offset[0] < job.h.offset[1] && job.w.offset[0] < job.w.offset[1];
     if (in_order && filter.s == 1 && filter.r == R && filter.depth == R * R)
       return load_transposed(from, filter.row, rows, channels * R * R, to, lanes);
+    bool apart = filter.depth == 1 || filter.row == 1;
     int64_t across = filter.depth == 1 ? filter.row : filter.depth;
     for (int64_t r = 0; r < R; ++r)
       for (int64_t s = 0; s < R; ++s) {
         T* place = to + (r * R + s) * lanes;
-        for (int64_t i = 0; i < lanes; ++i) __builtin_prefetch(at(r, s) + ahead + i * across);
+        for (int64_t i = 0; apart && i < lanes; ++i)
+          __builtin_prefetch(at(r, s) + ahead + i * across);
         if (filter.depth == 1)
           load_transposed(at(r, s), filter.row, rows, channels, place, R * R * lanes);
         else

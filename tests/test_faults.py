@@ -265,6 +265,7 @@ def train(
                 break
             except KeyboardInterrupt:
                 cut += 1
+                torch.set_grad_enabled(True)  # an optimizer's `finally`, cut short, leaves it off
                 model.load_state_dict(state[0])
                 optimizer.load_state_dict(deepcopy(state[1]))  # which it goes on with
     return list(model.parameters()), cut

@@ -429,33 +429,32 @@ struct Direct {
     S* to = static_cast<S*>(out.data) + (place.sample + n) * out.n +
             (place.group * job.rows + panel * kColumns<T>)*out.c +
             job.h.position[place.row + i] * out.h;
-    if (out.w == 1 && job.w.position_step == 1)
-      return store_turned(sums, columns, width, to + job.w.position[0], out.c);
-    for (int64_t j = 0; j < width; ++j, sums += kColumns<T>) {
-      S* at = to + job.w.position[j] * out.w;
+    if (out.c != 1)
+      return store_turned(sums, columns, width, to + job.w.position[0] * out.w, out.c,
+                          job.w.position_step * out.w);
+    for (int64_t j = 0; j < width; ++j, sums += kColumns<T>)
       for (int64_t k = 0; k < columns; k += lanes)
-        if (int64_t some = least(lanes, columns - k); out.c == 1)
-          store_some<T>(load<T>(sums + k), some, at + k);
-        else
-          for (int64_t x = k; x < k + some; ++x) narrow(sums[x], at[x * out.c]);
-    }
+        store_some<T>(load<T>(sums + k), least(lanes, columns - k),
+                      to + job.w.position[j] * out.w + k);
   }
 
-  // to[column][position] = sums[position][column]; behind the sums there is room to read.
-  static void store_turned(const T* sums, int64_t columns, int64_t positions, S* to,
-                           int64_t stride) {
+  // to[column·stride + position·step] = sums[position][column], line by line: where lines are a
+  // power of two apart, few of them fit the first-level cache. Behind the sums there is room to
+  // read.
+  static void store_turned(const T* sums, int64_t columns, int64_t positions, S* to, int64_t stride,
+                           int64_t step) {
     for (int64_t k = 0; k < columns; k += lanes)
       for (int64_t j = 0; j < positions; j += lanes) {
         V square[lanes];
         load_turned<T>(sums + j * kColumns<T> + k, kColumns<T>, square);
         int64_t some = least(lanes, positions - j), rows = least(lanes, columns - k);
-        S* at = to + k * stride + j;
-        if (some == lanes && rows == lanes) {
+        S* at = to + k * stride + j * step;
+        if (step == 1 && some == lanes && rows == lanes) {
 #pragma GCC unroll 16
           for (int64_t i = 0; i < lanes; ++i) store<T>(square[i], at + i * stride);
         } else {
           for (int64_t i = 0; i < rows; ++i)
-            for (int64_t x = 0; x < some; ++x) narrow(square[i][x], at[i * stride + x]);
+            for (int64_t x = 0; x < some; ++x) narrow(square[i][x], at[i * stride + x * step]);
         }
       }
   }

@@ -183,6 +183,16 @@ class AxisTable {
     return tables;
   }
 
+  // All of an axis, which no tap reaches.
+  static AxisTable without_taps(int64_t size) {
+    AxisTable table(0, Padding::zeros);
+    for (int64_t i = 0; i < size; ++i) {
+      table.position_.push_back(i);
+      table.base_.push_back(i);
+    }
+    return table;
+  }
+
   AxisMap map() const {
     return {static_cast<int64_t>(position_.size()),
             static_cast<int64_t>(tap_.size()),

@@ -73,9 +73,17 @@ std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
   return maps;
 }
 
+int64_t size_of(const std::vector<AxisTable>& axis, bool reached) {
+  int64_t size = 0;
+  for (const AxisTable& table : axis)
+    if (AxisMap map = table.map(); map.taps > 0 || !reached) size += map.positions;
+  return size;
+}
+
 // Calls f(way, job, columns of it) for the jobs whose positions make up the result, and returns
 // what they cost: one job for each pair of axis tables, or for each of the rows where a way that
-// takes all columns at once is cheaper.
+// takes all columns at once is cheaper. Where most positions meet no tap, as in the input gradient
+// of a strided 1x1 layer, a job for all comes first, whose memory lies together.
 template <class F>
 double for_jobs(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
                 const std::vector<AxisTable>& w, const F& f) {
@@ -85,10 +93,22 @@ double for_jobs(const Engine& engine, CorrelateJob job, const std::vector<AxisTa
   std::vector<const CorrelateWay*> ways(maps.size());
   job.columns = maps.data();
   job.column_maps = static_cast<int64_t>(maps.size());
+  int64_t height = size_of(h, false), width = size_of(w, false);
+  bool filled = 2 * size_of(h, true) * size_of(w, true) < height * width;
+  if (filled) {
+    AxisTable rows = AxisTable::without_taps(height), columns = AxisTable::without_taps(width);
+    job.h = rows.map(), job.w = columns.map();
+    auto [way, all] = cheapest(engine.correlate, job);
+    cost += all;
+    f(*way, job, width);
+  }
+  auto is_done = [&](const AxisMap& axis) { return filled && axis.taps == 0; };
   for (const AxisTable& rows : h) {
     double apart = 0;
     job.h = rows.map();
+    if (is_done(job.h)) continue;
     for (size_t i = 0; i < maps.size(); ++i) {
+      if (is_done(maps[i])) continue;
       job.w = maps[i];
       auto [way, some] = cheapest(engine.correlate, job);
       ways[i] = way;
@@ -99,6 +119,7 @@ double for_jobs(const Engine& engine, CorrelateJob job, const std::vector<AxisTa
     job.w = maps[0];
     if (together <= apart) f(engine.channels, job, maps[0].positions * job.column_maps);
     for (size_t i = 0; i < maps.size() && apart < together; ++i) {
+      if (is_done(maps[i])) continue;
       job.w = maps[i];
       f(*ways[i], job, job.w.positions);
     }

@@ -6,7 +6,7 @@ struct Unreached {
   static double cost(const CorrelateJob& job) {
     if (job.h.taps * job.w.taps > 0) return kNever;
     double elements = 1.0 * job.groups * job.rows * job.h.positions * job.w.positions;
-    return elements * (job.result.c == 1 ? 0.5 : 1.5);
+    return elements * (job.result.c == 1 || lies_together(job) ? 0.5 : 1.5);
   }
 
   static int64_t packed_filter_size(const CorrelateJob&) { return 0; }
@@ -35,8 +35,16 @@ struct Unreached {
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t component = 0; component < job.components; ++component) {
         S value = bias ? bias[c * job.bias_stride + component] : S{};
-        for (int64_t j = 0; j < w.positions; ++j)
-          line[w.position[j] * out.w + c * out.c + component] = value;
+        S* to = line + c * out.c + component;
+        if (lies_together(job))
+          std::fill_n(to + w.position[0], w.positions, value);
+        else
+          for (int64_t j = 0; j < w.positions; ++j) to[w.position[j] * out.w] = value;
       }
+  }
+
+ private:
+  static bool lies_together(const CorrelateJob& job) {  // a row of a channel
+    return job.result.w == 1 && job.w.position_step == 1;
   }
 };

@@ -118,23 +118,23 @@ struct Dots {
   template <int ROWS>
   static void block(const CorrelateJob& job, const Taps& taps, int64_t j, int64_t count,
                     const T* filter, const T* bias, S* result) {
-    V square[ROWS][lanes] = {};
-    for (int64_t i = 0; i < count; i += kPixels) {
+    V square[ROWS][lanes];
+    int64_t depth = job.depth, row = row_size(job), columns = width(job), i = 0;
+    for (; i < count; i += kPixels) {
       V sum[ROWS][kPixels] = {};
       const T* with = filter;
       for (int64_t r = 0; r < job.h.taps; ++r)
         for (int64_t s = 0; s < job.w.taps; ++s, with += line(job)) {
           const S* from[kPixels];
           for (int64_t p = 0; p < kPixels; ++p) {
-            int64_t at = taps.columns[s * width(job) + i + p];
+            int64_t at = taps.columns[s * columns + i + p];
             from[p] = taps.lines[r] && at >= 0 ? taps.lines[r] + at : taps.zeros;
           }
-          for (int64_t c = 0; c < job.depth; c += lanes) {
+          for (int64_t c = 0; c < depth; c += lanes) {
             V value[kPixels];
-            for (int64_t p = 0; p < kPixels; ++p)
-              value[p] = load_some<T>(from[p] + c, job.depth - c);
+            for (int64_t p = 0; p < kPixels; ++p) value[p] = load_some<T>(from[p] + c, depth - c);
             for (int k = 0; k < ROWS; ++k) {
-              V f = load<T>(with + k * row_size(job) + c);
+              V f = load<T>(with + k * row + c);
               for (int64_t p = 0; p < kPixels; ++p) sum[k][p] += value[p] * f;
             }
           }
@@ -143,6 +143,7 @@ struct Dots {
         for (int64_t p = 0; p < kPixels; ++p) square[k][i + p] = sum[k][p];
     }
     for (int k = 0; k < ROWS; ++k) {
+      std::fill(square[k] + i, square[k] + lanes, V{});
       transpose<T>(square[k]);
       for (int64_t half = lanes / 2; half > 0; half /= 2)
         for (int64_t i = 0; i < half; ++i) square[k][i] += square[k][i + half];

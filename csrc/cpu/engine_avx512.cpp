@@ -1,5 +1,7 @@
 // The engine for AVX-512: 32 registers of 512 bits.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include "engine.h"
 #include "pooling.h"
 

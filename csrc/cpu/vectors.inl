@@ -50,6 +50,49 @@ inline void store(typename Vector<T>::type value, S* to) {
   }
 }
 
+#if FULLCONV_VECTOR_BYTES == 64
+
+// The first elements of a vector, by AVX-512's masks: what they leave out is not touched.
+template <class S>
+inline auto load_masked(const S* from, uint32_t mask) {
+  if constexpr (sizeof(S) == 8)
+    return _mm512_maskz_loadu_epi64(static_cast<__mmask8>(mask), from);
+  else if constexpr (sizeof(S) == 4)
+    return _mm512_maskz_loadu_epi32(static_cast<__mmask16>(mask), from);
+  else
+    return _mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), from);
+}
+
+template <class S>
+inline void store_masked(const S* from, uint32_t mask, S* to) {
+  decltype(load_masked(from, mask)) value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  if constexpr (sizeof(S) == 8)
+    _mm512_mask_storeu_epi64(to, static_cast<__mmask8>(mask), value);
+  else if constexpr (sizeof(S) == 4)
+    _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(mask), value);
+  else
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(mask), value);
+}
+
+// The first `count` lanes; the others are zero.
+template <class T, class S>
+inline typename Vector<T>::type load_some(const S* from, int64_t count) {
+  if (count >= Vector<T>::lanes) return load<T>(from);
+  auto some = load_masked(from, (1u << count) - 1);
+  return load<T>(reinterpret_cast<const S*>(&some));
+}
+
+template <class T, class S>
+inline void store_some(typename Vector<T>::type value, int64_t count, S* to) {
+  if (count >= Vector<T>::lanes) return store<T>(value, to);
+  S some[Vector<T>::lanes];
+  store<T>(value, some);
+  store_masked(some, (1u << count) - 1, to);
+}
+
+#else
+
 // Fewer than 2·SIZE elements, as two blocks that overlap.
 template <int64_t SIZE, class S>
 inline void copy_few(const S* from, int64_t count, S* to) {
@@ -78,6 +121,8 @@ inline void store_some(typename Vector<T>::type value, int64_t count, S* to) {
   store<T>(value, some);
   copy_few<lanes / 2>(some, count, to);
 }
+
+#endif
 
 // Integers as wide as T: which lanes a shuffle takes.
 template <class T>

@@ -160,11 +160,11 @@ struct DirectWeight {
         quotient_up(elements<E>(job.h.positions), quotient_up(kWeightChain, job.w.positions));
     double sums = chains * taps * job.channels;
     PaddedBlock block(job.h, job.w, job.h.positions);
-    double filling = job.input.c == 1 ? 6.1 * quotient_up(job.channels, lanes) : 1.8 * job.channels;
-    filling = block.positions() * filling + 93 * block.height;
-    double grads = job.grad.c != 1 ? 21 : job.filters % lanes != 0 ? 15 : 0;
+    double filling = job.input.c == 1 ? 2.5 * quotient_up(job.channels, lanes) : 1.3 * job.channels;
+    filling = block.positions() * filling + 100 * block.height;
+    double grads = job.grad.c != 1 ? 20 : job.filters % lanes != 0 ? 18 : 0;
     return job.groups * job.batch *
-           (vectors * (0.9 * products + 5.4 * loads + 14 * sums + grads * positions) + filling);
+           (vectors * (0.9 * products + 3.3 * loads + 13 * sums + grads * positions) + filling);
   }
 
   // As many parts as make 16 tasks, if each is worth adding its sums.

@@ -26,14 +26,14 @@ struct LinesWeight {
     if (job.filters * width(job) > 4 * kGrads) return kNever;
     LineLayout layout(job.h, job.w, 0, job.h.positions, lanes);
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes), filters = job.filters;
-    double products = 1.85 * vectors * round_up(rows(job), kTaps) * round_up(job.filters, kFilters);
+    double products = 1.4 * vectors * round_up(rows(job), kTaps) * round_up(job.filters, kFilters);
     bool in_order = job.input.w == 1 && job.w.step == 1;
-    double line = layout.line() * (19.0 / lanes + (in_order ? 0 : 2.1)) + 32;
+    double line = layout.line() * (35.0 / lanes + (in_order ? 0 : 1.5)) + 30;
     double filling = in_place(job) ? 0 : job.channels * layout.height * line;
-    double grads = 3.8 * vectors * filters * (job.grad.w == 1 ? 1 : lanes);
+    double grads = 2.8 * vectors * (job.grad.w == 1 ? 1 : lanes) + 25.0 * job.h.positions;
     double blocks = quotient_up(job.h.positions, row_block(job));
-    double sums = 34 * blocks * rows(job) * filters;
-    return job.groups * job.batch * (products + filling + grads + sums);
+    double sums = 40 * blocks * rows(job) * filters;
+    return job.groups * job.batch * (products + filling + filters * grads + sums);
   }
 
   static int64_t splits(const WeightJob& job) {

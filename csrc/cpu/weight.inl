@@ -43,7 +43,7 @@ struct Weight {
                    6.7 * quotient_up(job.h.positions * job.w.positions, kChain) * depth);
     double packing;
     if (job.input.c == 1) {
-      packing = positions * (5.8 * taps + 2.9 * depth + 5.2 * vectors);
+      packing = positions * (10 * taps + 3.5 * depth + 15 * vectors);
     } else {
       double row = job.w.step == 1 ? quotient_up(job.w.positions, lanes) : job.w.positions;
       packing = job.h.positions * depth * (31 + 2.3 * row);

@@ -59,9 +59,10 @@ struct WinogradWeight {
     Blocks blocks(job);
     if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    double transforms = 1400 * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
-    return job.groups * (blocks.tiles * (1.6 * all * job.channels * filters + transforms) +
-                         450.0 * splits(job) * job.channels * filters);
+    double transforms = (job.input.c == 1 ? 1700 : 2300) * channels * blocks.filter_blocks +
+                        1800 * filters * blocks.channel_blocks;
+    return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
+                         300.0 * splits(job) * job.channels * filters);
   }
 
   // As many parts as make 16 tasks, of at least one chunk of tiles each.

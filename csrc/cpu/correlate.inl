@@ -112,10 +112,11 @@ struct Correlate {
     if (job.rows_along_vectors) {
       double vectors = quotient_up(job.components * job.rows, lanes);
       double positions = job.h.positions * job.w.positions;
-      return job.groups * positions * (depth * (1.9 * vectors + 0.7) + 7.4 * taps + 41 * vectors);
+      return job.groups * positions * (depth * (1.9 * vectors + 0.7) + 30 * taps + 60 * vectors);
     }
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
-    return job.groups * vectors * (depth * (1.6 * rows + 30) + 46 * rows);
+    double packing = job.w.step == 1 ? 33 : 60;
+    return job.groups * vectors * (depth * (1.6 * rows + packing) + 46 * rows);
   }
 
   static int64_t tasks(const CorrelateJob& job) {

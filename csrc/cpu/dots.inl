@@ -28,9 +28,11 @@ struct Dots {
     int64_t taps = job.h.taps * job.w.taps, positions = job.h.positions * job.w.positions;
     if (job.components != 1 || job.rows > kMost || job.source.c != 1) return kNever;
     if (job.rows * job.depth * taps * positions == 0) return kNever;
-    double products = quotient_up(job.depth, lanes) * (1.2 * job.rows + 1.5);
-    double finding = job.depth % lanes == 0 ? 4 : 16;  // a line, and what fills no vector
-    return job.groups * positions * (taps * (products + finding) + 12 * job.rows + 20);
+    double squares = quotient_up(job.rows, kFilters);
+    double products = quotient_up(job.depth, lanes) * (0.75 * job.rows + 2 * squares);
+    constexpr double some = FULLCONV_VECTOR_BYTES == 64 ? 8 : 16;  // what fills no vector
+    double finding = squares * (job.depth % lanes == 0 ? 2.5 : some);
+    return job.groups * positions * (taps * (products + finding) + 9 * job.rows + 36 * squares);
   }
 
   // [segment][group][row][tap][line(job)], zeros behind a line

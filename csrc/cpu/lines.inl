@@ -95,16 +95,17 @@ struct Lines {
     if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return kNever;
     if (sources(job) * LineLayout(job.h, job.w, 0, 1, kUnit).plane() > 4 * kLines) return kNever;
     constexpr int64_t lanes = Vector<T>::lanes;
-    LineLayout layout(job.h, job.w, 0, job.h.positions, kUnit);
+    LineLayout layout(job.h, job.w, 0, job.h.positions, kUnit), one(job.h, job.w, 0, 1, kUnit);
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
     double rows = job.components * job.rows, panels = quotient_up(job.components * job.rows, kRows);
-    double products =
-        sources(job) * job.h.taps * job.w.taps * vectors * (1.15 * rows + 4.5 * panels);
+    double products = sources(job) * job.h.taps * job.w.taps * vectors * (0.9 * rows + 4 * panels);
     bool in_order = job.source.w == 1 && job.w.step == 1;
-    double line = layout.line() * (6.0 / lanes + (in_order ? 0 : 2.1)) + 68;
+    double blocks = quotient_up(job.h.positions, row_block(job));
+    double height = layout.height + (blocks - 1) * (one.height - job.h.step);
+    double line = layout.line() * (20.0 / lanes + (in_order ? 0 : 1)) + 50;
     double storing =
-        vectors * rows * (job.result.w * job.w.position_step == 1 ? 33 : 33 + 0.8 * lanes);
-    return job.groups * (products + sources(job) * layout.height * line + storing);
+        vectors * rows * (job.result.w * job.w.position_step == 1 ? 30 : 30 + 2.0 * lanes);
+    return job.groups * (products + sources(job) * height * line + storing);
   }
 
   static int64_t packed_filter_size(const CorrelateJob& job) {

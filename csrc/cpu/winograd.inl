@@ -70,13 +70,13 @@ struct Winograd {
     if (all * Blocks(job).image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     // A pixel's last channels take time where they fill no vector.
-    double inputs = depth * (job.source.c == 1 ? 580 : 580 + 49 * m * m);
-    if (job.source.c == 1 && job.depth % lanes != 0) inputs += 20 * all;
+    double inputs = depth * (job.source.c == 1 ? 600 : 600 + 35 * m * m);
+    if (job.source.c == 1 && job.depth % lanes != 0) inputs += 10 * all;
     inputs *= quotient_up(job.rows, Blocks::kFilterRows);
-    double results = rows * (job.result.c == 1 ? 660 : 660 + 16 * m * m);
-    if (job.result.c == 1 && job.rows % lanes != 0) results += 20 * m * m;
-    double tiles = Blocks(job).image.count() * (1.5 * all * job.depth * rows + inputs + results);
-    return job.groups * (tiles + 140 * job.depth * rows);
+    double results = rows * (job.result.c == 1 ? 600 : 600 + 17 * m * m);
+    if (job.result.c == 1 && job.rows % lanes != 0) results += 15 * m * m;
+    double tiles = Blocks(job).image.count() * (1.2 * all * job.depth * rows + inputs + results);
+    return job.groups * (tiles + 100 * job.depth * rows);
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {

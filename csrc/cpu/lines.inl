@@ -88,14 +88,14 @@ void fill_line(const LineLayout& layout, int64_t i, const S* channel, const View
 template <class S>
 struct Lines {
   using T = typename Compute<S>::type;
-  static constexpr int64_t kUnit =
-      4 * Vector<T>::lanes;  // columns are computed in fours of vectors
 
   static double cost(const CorrelateJob& job) {
     if (job.h.taps * job.w.taps == 0 || job.h.positions * job.w.positions == 0) return kNever;
-    if (sources(job) * LineLayout(job.h, job.w, 0, 1, kUnit).plane() > 4 * kLines) return kNever;
+    if (sources(job) * LineLayout(job.h, job.w, 0, 1, unit(job)).plane() > 4 * kLines)
+      return kNever;
     constexpr int64_t lanes = Vector<T>::lanes;
-    LineLayout layout(job.h, job.w, 0, job.h.positions, kUnit), one(job.h, job.w, 0, 1, kUnit);
+    LineLayout layout(job.h, job.w, 0, job.h.positions, unit(job)),
+        one(job.h, job.w, 0, 1, unit(job));
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
     double rows = job.components * job.rows, panels = quotient_up(job.components * job.rows, kRows);
     double products = sources(job) * job.h.taps * job.w.taps * vectors * (0.9 * rows + 4 * panels);
@@ -125,7 +125,7 @@ struct Lines {
   }
 
   static int64_t scratch(const CorrelateJob& job) {
-    int64_t plane = LineLayout(job.h, job.w, 0, row_block(job), kUnit).plane();
+    int64_t plane = LineLayout(job.h, job.w, 0, row_block(job), unit(job)).plane();
     int64_t elements = bundle(job) * sources(job) * plane + kRows * width(job);
     return elements * sizeof(T) +
            round_up(sources(job) * job.h.taps * job.w.taps, 8) * sizeof(int64_t);
@@ -140,7 +140,7 @@ struct Lines {
     int64_t bundles = quotient_up(job.groups, bundle(job));
     int64_t first = task % bundles * bundle(job), groups = least(bundle(job), job.groups - first);
     int64_t sample = task / bundles, segment = sample / job.batch;
-    LineLayout layout(job.h, job.w, row, rows, kUnit);
+    LineLayout layout(job.h, job.w, row, rows, unit(job));
 
     int64_t depth = blocks.chunks.depth(), plane = layout.plane();
     int64_t* offsets = static_cast<int64_t*>(scratch);
@@ -185,7 +185,13 @@ struct Lines {
     return job;
   }
   static int64_t sources(const CorrelateJob& job) { return job.components * job.depth; }
-  static int64_t width(const CorrelateJob& job) { return round_up(job.w.positions, kUnit); }
+  // What a row's columns are rounded up to: multiply_line takes four vectors, or the last one or
+  // two.
+  static int64_t unit(const CorrelateJob& job) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    return job.w.positions <= 2 * lanes ? lanes : 4 * lanes;
+  }
+  static int64_t width(const CorrelateJob& job) { return round_up(job.w.positions, unit(job)); }
 
   // Groups of a task: a cache line of channels that lie beside each other.
   static int64_t bundle(const CorrelateJob& job) {
@@ -194,7 +200,7 @@ struct Lines {
 
   // As many rows as the lines hold.
   static int64_t row_block(const CorrelateJob& job) {
-    LineLayout one(job.h, job.w, 0, 1, kUnit);
+    LineLayout one(job.h, job.w, 0, 1, unit(job));
     int64_t spare = kLines / (bundle(job) * sources(job) * one.line() + 1) - one.height;
     int64_t rows = spare > 0 ? 1 + spare / job.h.step : 1;
     return least(rows, job.h.positions);

@@ -73,6 +73,7 @@ std::vector<AxisMap> columns_of(const std::vector<AxisTable>& w) {
   return maps;
 }
 
+// How many positions an axis has, or those that some tap reaches.
 int64_t size_of(const std::vector<AxisTable>& axis, bool reached) {
   int64_t size = 0;
   for (const AxisTable& table : axis)

@@ -9,6 +9,7 @@ over gloo, on one machine or many (see torchrun's --nnodes).
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.out:
             torch.save(state, options.out)
     dist.destroy_process_group()
+    # Letting go of a gathered tensor, gloo's threads ask for Python's lock, and abort the process if
+    # Python is shutting down (pytorch/pytorch#190489). Nothing tells when they are through.
+    time.sleep(0.5)
 
 
 def make(model: str, seed: int) -> nn.Module:

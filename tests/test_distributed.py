@@ -335,6 +335,7 @@ def run_checks(rank: int, port: int, folder: Path) -> None:
             failures[name] = traceback.format_exc()
     (folder / f"{rank}.json").write_text(json.dumps(failures))
     dist.destroy_process_group()
+    time.sleep(0.5)  # see the end of examples/train_distributed.py's main
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,13 @@ void for_products(int64_t tasks, int64_t work, int64_t scratch, const F& task) {
   });
 }
 
+// A single channel has stride 1, whatever the tensor says, so that tensors of the same elements are
+// the same to a way, and to the choice among them.
+View view_of(Array array, int64_t components) {
+  if (array.size[1] == 1) array.stride[1] = 1;
+  return view(array, components);
+}
+
 // Channels beside each other, and more than one: the micro-kernel's vectors run along them.
 bool channels_last(const Array& array) { return array.stride[1] == 1 && array.size[1] > 1; }
 
@@ -217,8 +224,8 @@ CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, c
                       const Array* bias, const Array& result) {
   int64_t components = components_of(dtype);
   CorrelateJob job{};
-  job.source = view(source, components);
-  job.result = view(result, components);
+  job.source = view_of(source, components);
+  job.result = view_of(result, components);
   job.bias = bias ? bias->data : nullptr;
   job.bias_stride = bias ? bias->stride[0] * components : 0;
   job.batch = segments > 0 ? source.size[0] / segments : 0;
@@ -236,8 +243,8 @@ WeightJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, cons
                    const Array& grad, const Array& filter, const AxisTable& h, const AxisTable& w) {
   int64_t components = components_of(dtype);
   WeightJob job{};
-  job.input = view(input, components);
-  job.grad = view(grad, components);
+  job.input = view_of(input, components);
+  job.grad = view_of(grad, components);
   job.result = filter.data;
   job.segment = filter.segment_stride * components;
   job.k = filter.stride[0] * components;

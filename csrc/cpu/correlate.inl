@@ -53,20 +53,24 @@ struct Correlate {
     return pack_filter_tasks(job) * Blocks::width(job) * Blocks(job).chunks.depth() * sizeof(T);
   }
 
-  // One panel: `width` rows of the filter, the taps of this job in the order of its chunks.
   static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
                           int64_t task) {
-    Blocks blocks(job);
-    int64_t width = Blocks::width(job), panels = quotient_up(blocks.rows, width);
-    int64_t first = task % panels * width, lanes = least(width, blocks.rows - first);
+    pack_panel(job, filter, Blocks(job).chunks, Blocks::width(job), packed, task);
+  }
+
+  // One panel: `width` rows of the filter, the taps of this job in the order of the chunks.
+  static void pack_panel(const CorrelateJob& job, const FilterView& filter, const Chunks& chunks,
+                         int64_t width, void* packed, int64_t task) {
+    int64_t rows = job.components * job.rows, panels = quotient_up(rows, width);
+    int64_t first = task % panels * width, lanes = least(width, rows - first);
     int64_t group = task / panels % job.groups, segment = task / panels / job.groups;
-    T* to = static_cast<T*>(packed) + task * width * blocks.chunks.depth();
+    T* to = static_cast<T*>(packed) + task * width * chunks.depth();
     const S* from =
         static_cast<const S*>(filter.data) + segment * filter.segment + group * filter.group;
-    if (job.rows_along_vectors && job.components == 1 && blocks.chunks.tap_blocks() == 1) {
+    if (job.rows_along_vectors && job.components == 1 && chunks.tap_blocks() == 1) {
       bool special = false;
-      for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
-        Chunk chunk = blocks.chunks.at(index);
+      for (int64_t index = 0; index < chunks.count(); ++index) {
+        Chunk chunk = chunks.at(index);
         const S* at = from + first * filter.row + chunk.channel * filter.depth;
         special |=
             FilterChunk<S, T>{
@@ -80,8 +84,8 @@ struct Correlate {
     constexpr int64_t widest = kRows < kColumns<T> ? kColumns<T> : kRows;
     int64_t place[widest];
     T sign[widest], special[widest] = {};  // to which a NaN or Inf, times 0, adds a NaN
-    for (int64_t index = 0; index < blocks.chunks.count(); ++index) {
-      Chunk chunk = blocks.chunks.at(index);
+    for (int64_t index = 0; index < chunks.count(); ++index) {
+      Chunk chunk = chunks.at(index);
       for (int64_t lane = 0; lane < lanes; ++lane) {
         int64_t component = (first + lane) / job.rows;
         bool imaginary = component != chunk.component;

@@ -20,6 +20,7 @@ inline bool is_plain(const AxisMap& axis) {
 // A copied panel. Its first tile asks for what the next one will be copied from.
 template <class T>
 struct CopiedPanel {
+  static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
   const T* data;
   const T* next;
   int64_t stride;

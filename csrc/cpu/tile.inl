@@ -33,9 +33,11 @@ inline void prefetch_ahead(const T* row) {
     __builtin_prefetch(reinterpret_cast<const char*>(row + i) + kBytesAhead);
 }
 
-// Where row k of b is: in a packed panel, or at a place of its own (lines.inl).
+// Where row k of b is: in a packed panel, or at a place of its own (lines.inl). From vector to
+// vector it is `step` there, and `sum_step` in c.
 template <class T>
 struct Panel {
+  static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
   const T* data;
   const T* at(int64_t k) const { return data + k * kColumns<T>; }
   void prefetch(int64_t k) const { prefetch_ahead(at(k)); }
@@ -44,6 +46,7 @@ struct Panel {
 // Or in lines that are longer than a panel is wide.
 template <class T>
 struct Strided {
+  static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
   const T* data;
   int64_t line;
   const T* at(int64_t k) const { return data + k * line; }
@@ -55,35 +58,34 @@ template <int ROWS, int VECTORS, class V, class F>
 inline void for_sums(V (&sum)[ROWS][VECTORS], F f) {
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) f(sum[i][v], i, v);
 }
 
 template <class T, Rows LAYOUT, int ROWS, int VECTORS, class B>
-void tile(int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc, bool add) {
+void tile(int64_t depth, const T* a, int64_t lda, const B& b, T* c, int64_t ldc, bool add) {
   using V = typename Vector<T>::type;
-  constexpr int64_t lanes = Vector<T>::lanes;
   const int64_t row = LAYOUT == Rows::strided ? lda : 1;
   const int64_t next = LAYOUT == Rows::panels ? kRows : LAYOUT == Rows::columns ? lda : 1;
   V sum[ROWS][VECTORS] = {};
   for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
+    for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * b.sum_step, 1);
   for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) columns[v] = *reinterpret_cast<const V*>(b.at(k) + v * lanes);
+    for (int v = 0; v < VECTORS; ++v) columns[v] = load<T>(b.at(k) + v * b.step);
     b.prefetch(k);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
       for (int v = 0; v < VECTORS; ++v) sum[i][v] += a[i * row] * columns[v];
   }
-  auto place = [&](int i, int v) { return c + i * ldc + v * lanes; };
+  auto place = [&](int i, int v) { return c + i * ldc + v * b.sum_step; };
   if (add) for_sums(sum, [&](V& value, int i, int v) { value += load<T>(place(i, v)); });
   for_sums(sum, [&](V& value, int i, int v) { store<T>(value, place(i, v)); });
 }
 
 // One instance for each number of rows that a block can leave over.
 template <class T, Rows LAYOUT, int VECTORS, int ROWS = kRows, class B>
-void tile_of(int64_t rows, int64_t depth, const T* a, int64_t lda, B b, T* c, int64_t ldc,
+void tile_of(int64_t rows, int64_t depth, const T* a, int64_t lda, const B& b, T* c, int64_t ldc,
              bool add) {
   if constexpr (ROWS > 1)
     if (rows < ROWS)

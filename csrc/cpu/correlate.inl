@@ -119,8 +119,8 @@ struct Correlate {
       return job.groups * positions * (depth * (1.9 * vectors + 0.7) + 30 * taps + 60 * vectors);
     }
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
-    double packing = job.w.step == 1 ? 33 : 60;
-    return job.groups * vectors * (depth * (1.6 * rows + packing) + 46 * rows);
+    double packing = job.w.step == 1 ? 33 * depth : 60 * depth + 25 * job.components * job.depth;
+    return job.groups * vectors * (depth * 1.6 * rows + packing + 46 * rows);
   }
 
   static int64_t tasks(const CorrelateJob& job) {

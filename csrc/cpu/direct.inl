@@ -153,7 +153,8 @@ struct Direct {
     double products = depth * vectors * (1.05 * terms_of(job.h) * terms_of(job.w) + 2.4 * loads);
     double filling = job.source.c == 1 ? 4.5 * quotient_up(job.depth, lanes) : 2.0 * job.depth;
     if (job.source.c == 1 && job.depth % lanes != 0 && job.groups > 1) filling += 15;
-    filling *= PaddedBlock(job.h, job.w, job.h.positions).positions();
+    PaddedBlock block(job.h, job.w, job.h.positions);
+    filling *= area(least(block.height, job.h.taps * job.h.positions), block.width);
     bool whole = job.result.c == 1 && job.rows % lanes == 0;  // vectors
     double storing = vectors * positions * (whole ? 12 : 48);
     return job.groups * (products + filling + storing + 20 * job.h.positions * taps);

@@ -25,8 +25,9 @@ inline typename Vector<T>::type pick(typename Vector<T>::type value, typename La
 
 // What the lanes of a panel meet of a pixel:
 //
-//     vector    few channels a group: a panel spans whole groups, and each lane meets its own
-//     picked    the same, a lane's picked from the pixel's vector when it is loaded
+//     vector    depthwise layers: each lane meets its own channel
+//     picked    few channels a group: a panel spans whole groups, and each lane meets a channel of
+//               its group, picked from the pixel's vector when that is loaded
 //     element   the panels of a group meet one channel of its source at a time
 enum class Meets { vector, picked, element };
 
@@ -34,13 +35,12 @@ enum class Meets { vector, picked, element };
 // into panels, the vectors of a sum.
 struct ChannelBlocks {
   int64_t depth, rows, groups, lanes;  // source and result channels of a group
-  bool picks;                          // else a band has a pixel's vectors as the lanes meet them
 
   Meets meets() const {
     bool halves = depth * rows > 1 && 2 * rows >= lanes && rows % (lanes > 1 ? lanes / 2 : 1) == 0;
     bool full = rows < lanes && depth <= rows;  // whole groups fill a vector, and meet one
-    if (halves && !(picks && full)) return Meets::element;
-    return picks && depth * rows > 1 ? Meets::picked : Meets::vector;
+    if (halves && !full) return Meets::element;
+    return depth * rows > 1 ? Meets::picked : Meets::vector;
   }
   bool elements() const { return meets() == Meets::element; }
   // Whether that is worth it: full panels, and groups so small that a block of them stays in cache.
@@ -64,8 +64,7 @@ struct ChannelBlocks {
   }
   int64_t panel_rows() const { return elements() ? width() : whole() * rows; }
 
-  // Vectors a pixel: copies of one in each order that lanes meet, or the block's own.
-  int64_t copies() const { return meets() == Meets::vector ? depth : 1; }
+  // Vectors a pixel.
   int64_t planes() const { return elements() ? quotient_up(whole() * depth, lanes) : 1; }
   int64_t result_planes() const { return elements() ? quotient_up(whole() * rows, lanes) : 1; }
 
@@ -122,34 +121,23 @@ template <class S>
 struct Band {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
-  using Index = typename Lanes<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
 
   const AxisMap &h, &w;
   LineLayout layout;
-  int64_t copies, planes;  // vectors a pixel: of each of its vectors, and those
+  int64_t planes;  // vectors a pixel
   T* data;
-  int64_t* place;      // [layout.line()] where a column stands in its line
-  int64_t low, high;   // columns of the source that the band has
-  Index order[lanes];  // [copies] the channels that the result's lanes meet
-  bool plain;          // copies is 1, and the order their own
+  int64_t* place;     // [layout.line()] where a column stands in its line
+  int64_t low, high;  // columns of the source that the band has
 
   // For `count` rows of the result from `row` on. Blocks are filled in turn: each brings its own
   // channels, the zeros around them stay.
   Band(const AxisMap& h, const AxisMap& w, int64_t row, int64_t count, int64_t planes, T* data,
-       int64_t* place, int64_t copies = 1, int64_t rows = 1)
-      : h(h),
-        w(w),
-        layout(h, w, row, count, 1),
-        copies(copies),
-        planes(planes),
-        data(data),
-        place(place),
-        plain(copies == 1 && rows == 1) {
+       int64_t* place)
+      : h(h), w(w), layout(h, w, row, count, 1), planes(planes), data(data), place(place) {
     for (int64_t phase = 0; phase < layout.phases; ++phase)
       for (int64_t i = 0; i < layout.phase_length; ++i)
         place[i * layout.phases + phase] = (phase * layout.phase_length + i) * lanes;
-    find_orders<T>(copies, rows, order);
     int64_t end = layout.first_u + layout.line();
     low = least(end, layout.first_u > 0 ? layout.first_u : 0);
     high = w.limit < low ? low : least(end, w.limit);
@@ -157,8 +145,8 @@ struct Band {
       bool shown = shown_source(h, layout.first_v + i) >= 0;
       for (int64_t u = layout.first_u; u < end; ++u)
         if (!shown || u < low || u >= high)
-          for (int64_t d = 0; d < copies * planes; ++d)
-            store<T>(V{}, line(i) + d * plane() + place[u - layout.first_u]);
+          for (int64_t p = 0; p < planes; ++p)
+            store<T>(V{}, line(i) + p * plane() + place[u - layout.first_u]);
     }
   }
 
@@ -185,9 +173,7 @@ struct Band {
   int64_t* find_offsets(Meets meets, int64_t depth, const AxisMap& columns,
                         int64_t* offsets) const {
     for (int64_t d = 0; d < depth; ++d) {
-      int64_t channel = 0;
-      if (meets == Meets::vector) channel = d * plane();
-      if (meets == Meets::element) channel = d / lanes * plane() + d % lanes;
+      int64_t channel = meets == Meets::element ? d / lanes * plane() + d % lanes : 0;
       for (int64_t r = 0; r < h.taps; ++r)
         for (int64_t s = 0; s < columns.taps; ++s)
           *offsets++ =
@@ -235,12 +221,6 @@ struct Band {
     return least(axis.offset[0], axis.offset[axis.taps - 1]);
   }
 
-  // One pixel: its channels, in each order that the result's lanes meet them.
-  void put(V value, T* to) const {
-    if (plain) return store<T>(value, to);
-    for (int64_t d = 0; d < copies; ++d) store<T>(pick<T>(value, order[d]), to + d * plane());
-  }
-
   static V gather(const S* pixel, int64_t channels, int64_t stride) {
     T values[lanes] = {};
     for (int64_t c = 0; c < channels; ++c) values[c] = widen(pixel[c * stride]);
@@ -252,7 +232,8 @@ struct Band {
     for (; u < end; ++u) {
       int64_t x = shown_source(w, u);
       if (x >= 0 && x < w.limit)  // else it is beyond what any tap reaches
-        put(gather(row + x * strides.w, channels, strides.c), line(i) + place[u - layout.first_u]);
+        store<T>(gather(row + x * strides.w, channels, strides.c),
+                 line(i) + place[u - layout.first_u]);
     }
   }
 
@@ -263,14 +244,14 @@ struct Band {
     int64_t width = high - low, step = strides.w;
     for (int64_t k = i; k < i + count; ++k, from += strides.h) {
       T* to = line(k);
-      if (plain && channels == lanes)
+      if (channels == lanes)
         for (int64_t x = 0; x < width; ++x) {
           __builtin_prefetch(from + x * step + lanes, 0, 2);  // the next block's
           store<T>(load<T>(from + x * step), to + at[x]);
         }
       else
         for (int64_t x = 0; x < width; ++x)
-          put(load_some<T>(from + x * step, channels), to + at[x]);
+          store<T>(load_some<T>(from + x * step, channels), to + at[x]);
     }
   }
 
@@ -286,7 +267,7 @@ struct Band {
       transpose<T>(block);
       T* to = line(i + first / width);
       for (int64_t k = 0; k < lanes; ++k) {
-        put(block[k], to + at[x]);
+        store<T>(block[k], to + at[x]);
         if (++x == width) x = 0, to += layout.line() * lanes;
       }
     }
@@ -297,7 +278,7 @@ struct Band {
     const int64_t* at = place + low - layout.first_u;
     for (int64_t k = i; k < i + count; ++k, from += strides.h)
       for (int64_t x = 0; x < high - low; ++x)
-        put(gather(from + x * strides.w, channels, strides.c), line(k) + at[x]);
+        store<T>(gather(from + x * strides.w, channels, strides.c), line(k) + at[x]);
   }
 };
 

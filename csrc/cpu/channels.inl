@@ -289,11 +289,9 @@ struct Channels {
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
   static ChannelBlocks blocks(const CorrelateJob& job) {
-    return {job.depth, job.rows, job.groups, lanes, true};
+    return {job.depth, job.rows, job.groups, lanes};
   }
-  static int64_t vectors(const CorrelateJob& job) {
-    return blocks(job).copies() * blocks(job).planes();
-  }
+  static int64_t vectors(const CorrelateJob& job) { return blocks(job).planes(); }
   static int64_t terms(const CorrelateJob& job) {
     return job.depth * job.h.taps * JoinedColumns(job.columns, job.column_maps).taps;
   }

@@ -4,7 +4,7 @@
 //     result[d][tap][lane] = Σ_position grad[position][lane] ·
 //                                       band[offset(d, tap) + position][lane]
 //
-// or one element of the band for all lanes, as in channels.inl.
+// or one element of the band for all lanes, or what each lane picks of a pixel, as in channels.inl.
 // Some (d, tap) stay in registers while the kernel walks the positions of a row. Scratch a task:
 // the band, the gradients of its rows.
 
@@ -49,6 +49,61 @@ void add_some(int64_t count, int64_t rows, int64_t columns, Gradients<T> grads, 
   add_rows<T, LANES, MEETS, COUNT>(rows, columns, grads, from, line, offsets, sums);
 }
 
+// Where lanes pick what they meet: neighbouring taps of a row share a pixel's picks, in DEPTH
+// orders. The sums of an order are `depth_step` behind those of the one before.
+template <class T, int DEPTH, int TAPS>
+void add_picks(int64_t rows, int64_t columns, Gradients<T> grads, const T* from, int64_t line,
+               const typename Lanes<T>::type* orders, T* sums, int64_t depth_step) {
+  using V = typename Vector<T>::type;
+  constexpr int64_t step = Vector<T>::lanes;
+  typename Lanes<T>::type order[DEPTH];
+  for (int d = 0; d < DEPTH; ++d) order[d] = orders[d];
+  bool in_tensor = grads.pixel != step;
+  V sum[DEPTH][TAPS] = {};
+  for (int64_t i = 0; i < rows; ++i, from += line) {
+    V met[DEPTH][TAPS];  // the last pixels, in turn
+    const T *pixel = from, *grad = grads.data + i * grads.line;
+    auto meet = [&](int place) {
+      V value = load<T>(pixel);
+      pixel += step;
+      for (int d = 0; d < DEPTH; ++d) met[d][place] = pick<T>(value, order[d]);
+    };
+    for (int s = 0; s < TAPS - 1; ++s) meet(s);
+    for (int64_t j = 0; j < columns; j += TAPS)
+#pragma GCC unroll 3
+      for (int u = 0; u < TAPS; ++u) {
+        if (j + u >= columns) break;
+        meet((u + TAPS - 1) % TAPS);
+        V g = load<T>(grad);
+        if (in_tensor) __builtin_prefetch(grad + step, 0, 2);  // the next block's
+        grad += grads.pixel;
+#pragma GCC unroll 8
+        for (int d = 0; d < DEPTH; ++d)
+#pragma GCC unroll 3
+          for (int s = 0; s < TAPS; ++s) sum[d][s] += g * met[d][(u + s) % TAPS];
+      }
+  }
+  for (int d = 0; d < DEPTH; ++d)
+    for (int s = 0; s < TAPS; ++s) {
+      T* to = sums + d * depth_step + s * step;
+      store<T>(load<T>(to) + sum[d][s], to);
+    }
+}
+
+constexpr int kNeighbours = 3;                               // taps that share picks
+constexpr int kPicks = FULLCONV_VECTOR_BYTES == 64 ? 4 : 2;  // orders whose sums fit registers
+
+template <class T, int TAPS, int DEPTH = kPicks * (TAPS == 1 ? 2 : 1)>
+void add_some_picks(int64_t depth, int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
+                    int64_t line, const typename Lanes<T>::type* orders, T* sums,
+                    int64_t depth_step) {
+  if constexpr (DEPTH > 1)
+    if (depth < DEPTH)
+      return add_some_picks<T, TAPS, DEPTH - 1>(depth, rows, columns, grads, from, line, orders,
+                                                sums, depth_step);
+  add_picks<T, DEPTH, TAPS>(rows, columns, grads, from, line, orders, sums, depth_step);
+}
+
 template <class S>
 struct ChannelsWeight {
   using T = typename Compute<S>::type;
@@ -63,10 +118,7 @@ struct ChannelsWeight {
     double products = panels * terms(job) * (positions + 3.9 * job.h.positions);
     double pixels =
         1.0 * all.count() * vectors(job) * LineLayout(job.h, job.w, 0, job.h.positions, 1).plane();
-    if (job.input.c != 1)
-      pixels *= 16;
-    else
-      pixels *= all.copies() > 1 ? 0.95 * lanes : 0.95;
+    pixels *= job.input.c == 1 ? 0.95 : 16;
     double grads = job.grad.c == 1 ? 30 * panels : 2.0 * job.groups * job.filters;
     return job.batch * (products + pixels + grads * positions);
   }
@@ -110,8 +162,7 @@ struct ChannelsWeight {
       int64_t* offsets =
           reinterpret_cast<int64_t*>(grad_data + all.result_planes() * grads.plane() * lanes);
       int64_t* place = offsets + terms(job);
-      Band<S> band(job.h, job.w, row, rows, all.planes(), data, place, all.copies(),
-                   all.elements() ? 1 : job.filters);
+      Band<S> band(job.h, job.w, row, rows, all.planes(), data, place);
       Band<S> grad(own.h, own.w, row, rows, all.result_planes(), grad_data, place + layout.line());
       band.find_offsets(all.meets(), job.channels, job.w, offsets);
       const S* input = static_cast<const S*>(job.input.data) + n * job.input.n;
@@ -130,8 +181,10 @@ struct ChannelsWeight {
         else
           grad.fill(from, count, job.grad);
         T* sums = partial(job, segment, split, all.panels(all.first(block)));
-        if (!all.elements())
+        if (all.meets() == Meets::vector)
           add_block<lanes, Meets::vector>(job, block, rows, grads, band, offsets, sums);
+        else if (all.meets() == Meets::picked)
+          add_picked_block(job, block, rows, grads, band, offsets, sums);
         else if (all.width() == lanes)
           add_block<lanes, Meets::element>(job, block, rows, grads, band, offsets, sums);
         else
@@ -175,16 +228,37 @@ struct ChannelsWeight {
 
   static constexpr int64_t kHalf = lanes > 1 ? lanes / 2 : 1;
   static ChannelBlocks blocks(const WeightJob& job) {
-    return {job.channels, job.filters, job.groups, lanes, false};
+    return {job.channels, job.filters, job.groups, lanes};
   }
-  static int64_t vectors(const WeightJob& job) {
-    return blocks(job).copies() * blocks(job).planes();
-  }
+  static int64_t vectors(const WeightJob& job) { return blocks(job).planes(); }
   static int64_t terms(const WeightJob& job) { return job.channels * job.h.taps * job.w.taps; }
   static int64_t panel_size(const WeightJob& job) { return terms(job) * blocks(job).width(); }
   static T* partial(const WeightJob& job, int64_t segment, int64_t split, int64_t panel) {
     int64_t index = (segment * job.splits + split) * blocks(job).panels(job.groups) + panel;
     return static_cast<T*>(job.partial) + index * panel_size(job);
+  }
+
+  static void add_picked_block(const WeightJob& job, int64_t block, int64_t rows,
+                               const Gradients<T>& grads, const Band<S>& band,
+                               const int64_t* offsets, T* sums) {
+    int64_t taps = job.h.taps * job.w.taps, line = job.h.step * band.layout.line() * lanes;
+    int64_t chain = quotient_up(kChain, job.w.positions);
+    typename Lanes<T>::type orders[lanes];
+    find_orders<T>(job.channels, job.filters, orders);
+    for (int64_t i = 0; i < rows; i += chain)
+      for (int64_t tap = 0, some; tap < taps; tap += some) {
+        bool neighbours =
+            job.w.taps - tap % job.w.taps >= kNeighbours &&
+            offsets[tap + kNeighbours - 1] - offsets[tap] == (kNeighbours - 1) * lanes;
+        some = neighbours ? kNeighbours : 1;
+        auto add = neighbours ? add_some_picks<T, kNeighbours> : add_some_picks<T, 1>;
+        int64_t most = neighbours ? kPicks : 2 * kPicks;
+        for (int64_t d = 0; d < job.channels; d += most)
+          add(least(most, job.channels - d), least(chain, rows - i), job.w.positions,
+              {grads.at(i, 0), grads.pixel, grads.line, grads.plane},
+              band.data + i * line + offsets[tap], line, orders + d,
+              sums + (d * taps + tap) * lanes, taps * lanes);
+      }
   }
 
   // The sums start anew every kChain positions or so, for the rounding.

@@ -185,8 +185,32 @@ bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
   return special;
 }
 
+// Input and gradient of a 1x1 layer may change places, which turns the filter: its vectors run
+// along the channels where there are few filters.
+bool may_turn(const WeightJob& job) {
+  for (const AxisMap* axis : {&job.h, &job.w})
+    if (axis->taps != 1 || axis->step != 1 || axis->inner[0].first != 0 ||
+        axis->inner[0].second != axis->positions || axis->positions != axis->limit)
+      return false;
+  return job.groups == 1;
+}
+
+// The cheapest way to do a job, or the same job turned.
+const WeightWay& choose(const Engine& engine, WeightJob& job) {
+  auto [way, cost] = cheapest(engine.weight, job);
+  if (!may_turn(job)) return *way;
+  WeightJob turned = job;
+  std::swap(turned.input, turned.grad);
+  std::swap(turned.channels, turned.filters);
+  std::swap(turned.c, turned.k);
+  auto [other, turned_cost] = cheapest(engine.weight, turned);
+  if (turned_cost >= 0.9 * cost) return *way;  // near each other, estimates say little
+  job = turned;
+  return *other;
+}
+
 void contract(const Engine& engine, WeightJob job) {
-  const WeightWay& way = *cheapest(engine.weight, job).way;
+  const WeightWay& way = choose(engine, job);
   job.splits = way.splits(job);
   int64_t partial_size = way.partial_size(job);
   Memory own;
@@ -375,10 +399,9 @@ Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& 
     if (gathers(engine, geometry, adjoint, rows, columns))
       backward = names(engine, adjoint, rows, columns);
   }
+  WeightJob weights = make_job(dtype, geometry, segments, input, output, filter, h, w);
   return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
-          backward,
-          cheapest(engine.weight, make_job(dtype, geometry, segments, input, output, filter, h, w))
-              .way->name};
+          backward, choose(engine, weights).name};
 }
 
 }  // namespace fullconv::cpu

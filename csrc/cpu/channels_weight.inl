@@ -61,26 +61,26 @@ void add_picks(int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
   bool in_tensor = grads.pixel != step;
   V sum[DEPTH][TAPS] = {};
   for (int64_t i = 0; i < rows; ++i, from += line) {
-    V met[DEPTH][TAPS];  // the last pixels, in turn
+    V seen[DEPTH][TAPS];  // picks of the last pixels, in turn
     const T *pixel = from, *grad = grads.data + i * grads.line;
-    auto meet = [&](int place) {
+    auto see = [&](int place) {
       V value = load<T>(pixel);
       pixel += step;
-      for (int d = 0; d < DEPTH; ++d) met[d][place] = pick<T>(value, order[d]);
+      for (int d = 0; d < DEPTH; ++d) seen[d][place] = pick<T>(value, order[d]);
     };
-    for (int s = 0; s < TAPS - 1; ++s) meet(s);
+    for (int s = 0; s < TAPS - 1; ++s) see(s);
     for (int64_t j = 0; j < columns; j += TAPS)
 #pragma GCC unroll 3
       for (int u = 0; u < TAPS; ++u) {
         if (j + u >= columns) break;
-        meet((u + TAPS - 1) % TAPS);
+        see((u + TAPS - 1) % TAPS);
         V g = load<T>(grad);
         if (in_tensor) __builtin_prefetch(grad + step, 0, 2);  // the next block's
         grad += grads.pixel;
 #pragma GCC unroll 8
         for (int d = 0; d < DEPTH; ++d)
 #pragma GCC unroll 3
-          for (int s = 0; s < TAPS; ++s) sum[d][s] += g * met[d][(u + s) % TAPS];
+          for (int s = 0; s < TAPS; ++s) sum[d][s] += g * seen[d][(u + s) % TAPS];
       }
   }
   for (int d = 0; d < DEPTH; ++d)

@@ -302,7 +302,7 @@ struct Lines {
     int64_t taps = job.h.taps * job.w.taps, some = (end - first) * job.w.taps;
     for (int64_t d = 0; d < sources(job); ++d) {
       int64_t from = d * taps + first * job.w.taps;
-      std::copy_n(all.offsets + from, some, offsets + d * some);
+      for (int64_t k = 0; k < some; ++k) offsets[d * some + k] = all.offsets[from + k];
       copy(filter + d * some * panel(job), 1, all.filter + from * panel(job), 1, some * panel(job));
     }
     return {filter, offsets, sources(job) * some};

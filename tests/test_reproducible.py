@@ -144,7 +144,8 @@ def by_definition(c: Case, t: Operands) -> dict[str, Tensor]:
 
 
 SPECIAL_LAYERS = ("rest_rows", "tile_15x33", "deep_taps", "four_sided", "depthwise", "groups")
-SPECIAL_LAYERS += ("depthwise_strided", "reflect", "circular_most", "segments", "stem", "row")
+SPECIAL_LAYERS += ("depthwise_strided", "reflect", "circular_most", "segments", "stem")
+SPECIAL_LAYERS += ("row", "full")
 
 
 @pytest.mark.parametrize("operand", ["input", "filter", "grad"])

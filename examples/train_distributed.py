@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.out:
             torch.save(state, options.out)
     dist.destroy_process_group()
-    # Letting go of a gathered tensor, gloo's threads ask for Python's lock, and abort the process if
-    # Python is shutting down (pytorch/pytorch#190489). Nothing tells when they are through.
+    # Letting go of a gathered tensor, gloo's threads ask for Python's lock, and abort the process
+    # if Python is shutting down (pytorch/pytorch#190489). Nothing tells when they are through.
     time.sleep(0.5)
 
 

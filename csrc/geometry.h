@@ -105,8 +105,15 @@ struct AxisMap {
   const int64_t* tap;                        // [taps] index along the filter's axis
 };
 
-// The same without lists, for the maps whose positions and taps are evenly spaced: all that any tap
-// reaches.
+// Whether the one tap of an axis shows every position its own place in the source, none left out.
+inline bool is_plain(const AxisMap& axis) {
+  return axis.taps == 1 && axis.positions > 0 && axis.limit == axis.positions && axis.step == 1 &&
+         axis.offset[0] + axis.base[0] == 0 &&
+         axis.position[axis.positions - 1] == axis.positions - 1;
+}
+
+// An axis map without lists, for the maps whose positions and taps are evenly spaced: all that any
+// tap reaches.
 struct Progression {
   int64_t positions, taps;
   int64_t limit;

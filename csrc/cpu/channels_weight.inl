@@ -90,10 +90,12 @@ void add_picks(int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
     }
 }
 
-constexpr int kNeighbours = 3;                               // taps that share picks
-constexpr int kPicks = FULLCONV_VECTOR_BYTES == 64 ? 4 : 2;  // orders whose sums fit registers
+constexpr int kNeighbours = 3;  // taps that share picks
+template <int TAPS>
+constexpr int kOrders =
+    (FULLCONV_VECTOR_BYTES == 64 ? 4 : 2) * (TAPS == 1 ? 2 : 1);  // whose sums fit the registers
 
-template <class T, int TAPS, int DEPTH = kPicks * (TAPS == 1 ? 2 : 1)>
+template <class T, int TAPS, int DEPTH = kOrders<TAPS>>
 void add_some_picks(int64_t depth, int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
                     int64_t line, const typename Lanes<T>::type* orders, T* sums,
                     int64_t depth_step) {
@@ -252,7 +254,7 @@ struct ChannelsWeight {
             offsets[tap + kNeighbours - 1] - offsets[tap] == (kNeighbours - 1) * lanes;
         some = neighbours ? kNeighbours : 1;
         auto add = neighbours ? add_some_picks<T, kNeighbours> : add_some_picks<T, 1>;
-        int64_t most = neighbours ? kPicks : 2 * kPicks;
+        int64_t most = neighbours ? kOrders<kNeighbours> : kOrders<1>;
         for (int64_t d = 0; d < job.channels; d += most)
           add(least(most, job.channels - d), least(chain, rows - i), job.w.positions,
               {grads.at(i, 0), grads.pixel, grads.line, grads.plane},

@@ -188,11 +188,7 @@ bool run(Dtype dtype, CorrelateJob job, FilterView filter, const std::vector<Axi
 // Input and gradient of a 1x1 layer may change places, which turns the filter: its vectors run
 // along the channels where there are few filters.
 bool may_turn(const WeightJob& job) {
-  for (const AxisMap* axis : {&job.h, &job.w})
-    if (axis->taps != 1 || axis->step != 1 || axis->inner[0].first != 0 ||
-        axis->inner[0].second != axis->positions || axis->positions != axis->limit)
-      return false;
-  return job.groups == 1;
+  return job.groups == 1 && is_plain(job.h) && is_plain(job.w);
 }
 
 // The cheapest way to do a job, or the same job turned.

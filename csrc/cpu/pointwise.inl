@@ -10,13 +10,6 @@
 
 constexpr int64_t kPointwisePanels = 8;  // of a task: they share a chunk of the filter
 
-// Whether the one tap of an axis shows every position its own place in the source, none left out.
-inline bool is_plain(const AxisMap& axis) {
-  return axis.taps == 1 && axis.positions > 0 && axis.limit == axis.positions && axis.step == 1 &&
-         axis.offset[0] + axis.base[0] == 0 &&
-         axis.position[axis.positions - 1] == axis.positions - 1;
-}
-
 // A copied panel. Its first tile asks for what the next one will be copied from.
 template <class T>
 struct CopiedPanel {

@@ -85,9 +85,7 @@ struct Source {
       HalfWords bits[2];
       __builtin_memcpy(&bits[0], from, sizeof(HalfWords));
       __builtin_memcpy(&bits[1], from + second, sizeof(HalfWords));
-      return (__builtin_convertvector(bits[0], Words) | __builtin_convertvector(bits[1], Words)
-                                                            << 16) &
-             shown;
+      return (words(bits[0]) | words(bits[1]) << 16) & shown;
     }
   }
 };

@@ -1,18 +1,22 @@
-// The engine for AVX2 and FMA: 16 registers of 256 bits.
+// The engine for AVX2, FMA and F16C: 16 registers of 256 bits.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include "engine.h"
 #include "pooling.h"
 
 #define FULLCONV_NAME avx2
 #define FULLCONV_VECTOR_BYTES 32
 #define FULLCONV_TILE_ROWS 6
-#define FULLCONV_SUPPORTED (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define FULLCONV_SUPPORTED                                            \
+  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && \
+   __builtin_cpu_supports("f16c"))
 
 // From here on, headers are done: what follows is for this instruction set alone.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma,bmi,bmi2")
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #endif
 
 #include "engine.inl"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torch_fullconv as tfc
-from torch_fullconv.explanation.explain import Shape
+from torch_fullconv.explanation import Shape
 
 X, W, G = torch.randn(2, 4, 6, 5), torch.randn(6, 4, 3, 3), torch.randn(2, 6, 4, 3)
 OPS = torch.ops.torch_fullconv

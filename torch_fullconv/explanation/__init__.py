@@ -5,6 +5,6 @@
 `ops.meetings`, numbers the layer's own operations.
 """
 
-from .explain import Explanation, Shape, explain
+from .layer import Explanation, Shape, explain
 
 __all__ = ["Explanation", "Shape", "explain"]

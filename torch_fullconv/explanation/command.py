@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ops
-from .explain import Shape, explain
+from .layer import Shape, explain
 from .palette import COLOURS
 from .symbols import ROLES
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .explain import Shape, explain
+from .layer import Shape, explain
 from .pictures import draw, save, save_moving
 from .scenes import Scene, Stage
 

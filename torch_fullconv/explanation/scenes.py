@@ -19,7 +19,7 @@ from torch import Tensor
 from ..functional import conv2d_input_grad, convolve2d, correlate2d, rotate180
 from ..ops import PADDING_MODES
 from .equations import Equation, Equations, number
-from .explain import Explanation
+from .layer import Explanation
 from .symbols import Symbol
 
 Place = tuple[int, int]  # row and column, from 0; what lies around a tensor is below 0 or beyond it

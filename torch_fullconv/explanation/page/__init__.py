@@ -18,7 +18,7 @@ from ...functional import _geometry
 from ..palette import COLOURS
 
 if TYPE_CHECKING:
-    from ..explain import Explanation
+    from ..layer import Explanation
 
 # What the page's fields accept, so that it can be read on a screen.
 LIMITS = {

@@ -164,7 +164,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Size2 = 1,
 ) -> Tensor:
-    """Full convolution of input and the rotated weight: torch.nn.functional.conv_transpose2d.
+    """Full convolution of input and weight: torch.nn.functional.conv_transpose2d.
 
     It is what a convolution layer does to its output gradient (`conv2d_input_grad`), as a layer.
 
@@ -227,8 +227,8 @@ def conv2d_input_grad(
 ) -> Tensor:
     """∂E/∂X of a convolution layer alone: torch.nn.grad.conv2d_input.
 
-    The full convolution of grad_output with the weight rotated by 180°, the post's equations for
-    δX. No input is needed, only its size; zeros are never inserted for a stride.
+    The full convolution of grad_output and weight (which slides rotated by 180°), the post's
+    equations for δX. No input is needed, only its size; zeros are never inserted for a stride.
 
     Args:
         input_size: (N, C, H, W).

@@ -25,7 +25,7 @@ GRADIENTS = 1, -1, 2, 3, -2, 1, 0
 MEANINGS = {
     "O": "the correlation of X and F",
     "∂E/∂F": "the correlation of X and ∂E/∂O",
-    "∂E/∂X": "the full convolution of ∂E/∂O with F rotated by 180°",
+    "∂E/∂X": "the full convolution of ∂E/∂O and F: F, rotated by 180°, over ∂E/∂O",
     "∂E/∂b": "the sum of ∂E/∂O",
 }
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
@@ -85,7 +85,7 @@ class Explanation:
     Attributes:
         output: O, the correlation of input and filter (and bias).
         filter_gradient: ∂E/∂F, the correlation of input and output gradient.
-        input_gradient: ∂E/∂X, the full convolution of the output gradient with the rotated filter.
+        input_gradient: ∂E/∂X, the full convolution of output gradient and filter.
         bias_gradient: ∂E/∂b, the sum of the output gradient, or None.
         input, filter, bias, grad: X (C, H, W), F (K, C/groups, R, S), b (K) or None and ∂E/∂O
             (K, P, Q), which the equations' numbers are made from.

@@ -1,5 +1,6 @@
 """The command line: the suite is what it should be, and figures are consistent."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from torch_fullconv import ops
+from torch_fullconv.__main__ import add_info_arguments
+from torch_fullconv.bench import run
 from torch_fullconv.bench.layers import LAYERS
 from torch_fullconv.bench.measure import LAYOUTS, PASSES
 from torch_fullconv.bench.models import MODELS
 from torch_fullconv.bench.peers import measure_peers
+from torch_fullconv.explanation import command as explain
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -90,9 +94,10 @@ def test_bench_of_nothing_is_an_error():
     done = command("bench", "--layers", "", "--models", "")
     assert done.returncode == 1
     assert done.stderr.strip() == "no layer and no model has such a name"
-    done = command("bench", "--layers", "post*", "--batches", "0")
-    assert done.returncode == 1
-    assert done.stderr.strip() == "--batches must be at least 1"
+    for option in ("--batches", "--threads"):
+        done = command("bench", "--layers", "post*", option, "0")
+        assert done.returncode == 2
+        assert done.stderr.strip().endswith(f"argument {option}: '0' is not a number from 1 on")
 
 
 def test_info():
@@ -104,3 +109,26 @@ def test_info():
     assert "input gradient  scatter" in done.stdout
     assert "winograd" in command("info").stdout
     assert "four sizes" in command("info", "--input", "8x64").stderr
+
+
+def test_info_takes_the_options_of_explain():
+    small = "--input", "2x2x2x2", "--filter", "2x2x3x3"
+    done = command("info", *small, "--padding", "same", "--dilation", "1x2")
+    assert done.returncode == 0, done.stderr
+    layer = "stride 1, padding same, dilation 1x2, padding mode zeros"
+    assert f"float32 2x2x2x2 with 2x2x3x3, {layer}:" in done.stdout
+    done = command("info", *small)  # no padding, as explain
+    assert done.returncode == 1
+    assert done.stderr.startswith("there is no such layer: ")
+    assert "greater than actual input size" in done.stderr
+    done = command("info", *small, "--padding", "2", "--padding-mode", "reflect")
+    assert "there is no such layer: Padding size should be" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "add_arguments", [run.add_arguments, explain.add_arguments, add_info_arguments]
+)
+def test_every_option_is_explained(add_arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert [action.dest for action in parser._actions if not action.help] == []

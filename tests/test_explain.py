@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from itertools import combinations
 from math import prod
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import torch_fullconv as tfc
 from torch_fullconv import ops, reference
 from torch_fullconv.__main__ import main
 from torch_fullconv.explanation import Shape, explain
+from torch_fullconv.explanation.equations import Form
 from torch_fullconv.explanation.palette import COLOURS
 from torch_fullconv.ops import PADDING_MODES
 
@@ -206,6 +208,42 @@ def test_a_name_of_nothing_is_a_key_error(name):
         explain(Shape((3, 3), (2, 2)))[name]
 
 
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        (Shape((3, 3), (2, 2)), "O11, ∂E/∂F11 or δX11"),
+        (Shape((2, 3, 12), (5, 2, 2, 2)), "O(1)1,1, ∂E/∂F(1,1)11 or δX(1)1,1"),
+    ],
+)
+def test_a_name_of_nothing_is_answered_with_names(shape, names):
+    for name in ("dX11", "O77"):
+        with pytest.raises(
+            KeyError, match=re.escape(f"no element '{name}'; names are like {names}")
+        ):
+            explain(shape)[name]
+
+
+@pytest.mark.parametrize("index", [(0, -1, 0), (0, 0, -1), (0, 2, 0), (0, 0), (-1, 0, 0)])
+def test_an_index_of_nothing_is_a_key_error(index):
+    with pytest.raises(KeyError):
+        explain(Shape((3, 3), (2, 2))).output[index]
+
+
+def test_forms_that_a_result_does_not_have_are_the_short_one():
+    """F stands before δO in δX alone; an output has no chain and no zeros."""
+    equations = explain(Shape((3, 3), (2, 2)))
+    assert equations["∂E/∂F11"].text("delta") == "δF11 = δO11 X11 + δO12 X12 + δO21 X21 + δO22 X22"
+    short = "O11 = F11 X11 + F12 X12 + F21 X21 + F22 X22"
+    assert {equations["O11"].text(form) for form in get_args(Form)} == {short}
+
+
+def test_numbers_have_no_sign_of_zero_and_brackets_around_what_is_negative():
+    x = torch.tensor([[-0.0, 0.0, -1.0], [2.0, -0.0, 3.0], [0.0, 0.0, 0.0]])
+    equations = explain(Shape((3, 3), (2, 2)), x)
+    assert equations["O11"].numbers() == "1·0 + 2·0 + 3·2 + 4·0 = 6"
+    assert equations["O12"].numbers() == "1·0 + 2·(-1) + 3·0 + 4·3 = 10"
+
+
 def test_latex_says_what_the_text_says():
     pytest.importorskip("matplotlib")
     from matplotlib.mathtext import MathTextParser
@@ -315,6 +353,12 @@ def test_an_image_and_a_gradient_of_ones_own():
         (lambda: Shape((3,), (2, 2)), ValueError, "input must be"),
         (lambda: Shape((3, 3), (2, 2, 2)), ValueError, "filter must be"),
         (lambda: Shape((3, 5, 5), (4, 2, 3, 3)), ValueError, "3 channels"),
+        (lambda: Shape((2, 3, 3), (2, 2)), ValueError, "2-channel input needs a filter KxCxRxS"),
+        (
+            lambda: explain(Shape((3, 3), (2, 2))).html(filter=3),
+            IndexError,
+            "filter 3 of 1: count from 0",
+        ),
     ],
 )
 def test_what_cannot_be_explained(call, error, message):
@@ -329,6 +373,16 @@ def test_a_large_layer_is_told_in_short():
     assert len(markdown) < 20_000
     assert "more" in text
     assert len(explanation["O(64)56,56"].terms) == 64 * 4 + 1
+    left_out = "not shown: X (64x56x56), F (64x64x3x3), ∂E/∂O (64x56x56)"
+    assert left_out in text
+    assert left_out in markdown
+
+
+def test_what_is_left_out_is_named():
+    explanation = explain(Shape((20, 13), (2, 2)))
+    for shown in (str(explanation), explanation._repr_markdown_()):
+        assert "not shown: X (20x13), ∂E/∂O (19x12)\n" in shown
+    assert "not shown" not in str(explain(Shape((3, 3), (2, 2))))
 
 
 def test_a_notebook_shows_formulas():
@@ -358,6 +412,7 @@ def test_the_command_says_what_is_wrong(monkeypatch):
     for arguments, message in (
         (("--filter", "5x5"), "there is no such layer: .*Kernel size can't be greater"),
         (("--input", "2x5x5", "--filter", "4x3x3x3"), "does not fall into groups"),
+        (("--input", "2x3x3"), "a 2-channel input needs a filter KxCxRxS.* but got 2x2"),
     ):
         with pytest.raises(SystemExit, match=message):
             command(monkeypatch, *arguments)

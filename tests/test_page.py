@@ -274,7 +274,9 @@ def test_the_command_writes_the_page_or_says_why_not(monkeypatch, tmp_path, caps
     path = tmp_path / "layer.html"
     run(str(path), "--input", "5x5", "--filter", "3x3", "--stride", "2", "--padding", "1")
     assert path.read_text("utf-8") == explain("strided").html()
-    assert str(path) in capsys.readouterr().out
+    assert capsys.readouterr().out == f"open {path} in a browser\n"
+    run(str(path), "--input", "4x5x5", "--filter", "6x2x3x3")
+    assert "filter 1 of 6 on channel 1 of 2" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="shows a size of 1 to 12, not 50"):
         run(str(path), "--input", "50x5")
     with pytest.raises(SystemExit, match="No such file or directory"):

@@ -9,6 +9,7 @@ import torch
 from . import __version__, functional, ops
 from .bench import run as bench
 from .explanation import command as explain
+from .explanation.layer import setting_text, sizes_text
 
 
 def main() -> None:
@@ -28,18 +29,25 @@ def main() -> None:
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", type=sizes, default=(8, 64, 56, 56), metavar="NxCxHxW")
-    parser.add_argument("--filter", type=sizes, default=(64, 64, 3, 3), metavar="KxCxRxS")
-    parser.add_argument("--stride", type=int, default=1)
-    parser.add_argument("--padding", type=int, default=1)
-    parser.add_argument("--dilation", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=bench.DTYPES)
-    parser.add_argument("--channels-last", action="store_true")
+    for name, default, size in (
+        ("--input", "8x64x56x56", "NxCxHxW"),
+        ("--filter", "64x64x3x3", "KxCxRxS"),
+    ):
+        parser.add_argument(
+            name, type=four_sizes, default=default, metavar=size, help="(default %(default)s)"
+        )
+    explain.add_layer_arguments(parser)
+    parser.add_argument(
+        "--dtype", default="float32", choices=bench.DTYPES, help="(default %(default)s)"
+    )
+    parser.add_argument(
+        "--channels-last", action="store_true", help="input and filter in channels_last"
+    )
 
 
-def sizes(text: str) -> tuple[int, ...]:
+def four_sizes(text: str) -> tuple[int, ...]:
     """Four sizes, as 8x64x56x56."""
-    found = tuple(int(part) for part in text.split("x"))
+    found = explain.sizes(text)
     if len(found) != 4 or min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not four sizes, as 8x64x56x56")
     return found
@@ -51,24 +59,18 @@ def info(arguments: argparse.Namespace) -> None:
         torch.zeros(shape, dtype=getattr(torch, arguments.dtype)).to(memory_format=layout)
         for shape in (arguments.input, arguments.filter)
     )
-    padding = arguments.padding
-    geometry = ops.Geometry(
-        arguments.input[1] // arguments.filter[1],
-        *(arguments.stride, arguments.stride),
-        *(padding, padding, padding, padding),
-        *(arguments.dilation, arguments.dilation),
-    )
+    options = explain.layer_options(arguments)
+    groups = arguments.input[1] // arguments.filter[1]
     try:  # says what is wrong with the layer, if anything is
-        functional.conv2d(
-            *(x.to("meta"), f.to("meta"), None),
-            *(arguments.stride, padding, arguments.dilation, geometry.groups),
-        )
+        functional.conv2d(x.to("meta"), f.to("meta"), groups=groups, **options)
     except RuntimeError as error:
         raise SystemExit(f"there is no such layer: {error}") from None
+    geometry = functional._geometry(f, groups=groups, kernel=f.shape[2:], **options)
     print(f"torch_fullconv {__version__}, torch {torch.__version__}")
     print(f"instruction set {ops.instruction_set()}, {torch.get_num_threads()} threads")
-    shape = f"{arguments.input} with {arguments.filter}, stride {arguments.stride}"
-    print(f"{arguments.dtype} {shape}, padding {padding}, dilation {arguments.dilation}:")
+    sizes = f"{sizes_text(arguments.input)} with {sizes_text(arguments.filter)}"
+    settings = ", ".join(f"{n.replace('_', ' ')} {setting_text(v)}" for n, v in options.items())
+    print(f"{arguments.dtype} {sizes}, {settings}:")
     for what, way in ops.ways(x, f, geometry).items():
         print(f"  {what:16}{way}")
 

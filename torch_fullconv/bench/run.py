@@ -21,20 +21,68 @@ Item = TypeVar("Item")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[torch.get_num_threads()])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--layers", default="*", help="those whose names match this pattern")
     parser.add_argument(
-        "--batches", type=int, default=1, metavar="FACTOR", help="layers' batches times this"
+        "--dtype",
+        nargs="+",
+        choices=DTYPES,
+        default=["float32"],
+        help="of layers; models are float32 (default float32)",
     )
-    parser.add_argument("--models", default="*", help="the same for models; '' for none")
-    parser.add_argument("--passes", nargs="+", choices=measure.PASSES, default=measure.PASSES)
-    parser.add_argument("--budget", type=float, default=0.3, help="seconds a layer and pass")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=positive,
+        default=[torch.get_num_threads()],
+        metavar="N",
+        help="numbers of threads, one after the other (default torch's)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: no ReLU and pooling, no derivatives (default %(default)s)",
+    )
+    parser.add_argument(
+        "--layers",
+        default="*",
+        metavar="PATTERN",
+        help="those whose names match, as 'ResNet-18*' (default all; '' for none)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=positive,
+        default=1,
+        metavar="FACTOR",
+        help="layers' batches times this (default %(default)s)",
+    )
+    parser.add_argument(
+        "--models", default="*", metavar="PATTERN", help="the same for models (default all)"
+    )
+    parser.add_argument(
+        "--passes",
+        nargs="+",
+        choices=measure.PASSES,
+        default=measure.PASSES,
+        help="of layers (default all)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=0.3,
+        metavar="SECONDS",
+        help="for a layer and pass (default %(default)s)",
+    )
     parser.add_argument("--peers", action="store_true", help="onnxruntime, OpenVINO, JAX as well")
-    parser.add_argument("--json", type=Path, help="save every figure")
-    parser.add_argument("--markdown", type=Path, help="save the tables")
-    parser.add_argument("--plots", type=Path, help="save pictures in this folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="save every figure")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="save the tables")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="save pictures")
+
+
+def positive(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -43,8 +91,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(
             f"the benchmark needs {' and '.join(missing)}: pip install 'torch_fullconv[bench]'"
         )
-    if arguments.batches < 1:
-        raise SystemExit("--batches must be at least 1")
     if arguments.device == "cuda":
         prepare_cuda()
     layers = [

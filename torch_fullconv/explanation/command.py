@@ -13,21 +13,51 @@ from .symbols import ROLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    size: dict[str, Any] = {"type": sizes, "metavar": "SIZE"}
-    parser.add_argument("--input", **size, default=(3, 3), help="HxW or CxHxW (default 3x3)")
-    parser.add_argument("--filter", **size, default=(2, 2), help="RxS or KxCxRxS (default 2x2)")
-    size = {"metavar": "N", "help": "or rows x columns, as 2x1"}
-    parser.add_argument("--stride", type=sizes, default=1, **size)
+    parser.add_argument(
+        "--input",
+        type=sizes,
+        default="3x3",
+        metavar="SIZE",
+        help="HxW or CxHxW (default %(default)s)",
+    )
+    parser.add_argument(
+        "--filter",
+        type=sizes,
+        default="2x2",
+        metavar="SIZE",
+        help="RxS for one channel, or KxCxRxS; groups = input channels / C (default %(default)s)",
+    )
+    add_layer_arguments(parser)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the interactive page")
+
+
+def add_layer_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a layer has beside its sizes; `layer_options` gives it to `functional.conv2d`."""
+    pair = "a number, or rows x columns, as 2x1"
+    parser.add_argument(
+        "--stride", type=sizes, default=1, metavar="N", help=f"{pair} (default %(default)s)"
+    )
     parser.add_argument(
         "--padding",
         type=padding,
         default=0,
         metavar="N",
-        help="or rows x columns, as 2x1, or 'same' or 'valid'",
+        help=f"{pair}, or 'same' or 'valid' (default %(default)s)",
     )
-    parser.add_argument("--dilation", type=sizes, default=1, **size)
-    parser.add_argument("--padding-mode", default="zeros", choices=ops.PADDING_MODES)
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the interactive page")
+    parser.add_argument(
+        "--dilation", type=sizes, default=1, metavar="N", help=f"{pair} (default %(default)s)"
+    )
+    parser.add_argument(
+        "--padding-mode",
+        default="zeros",
+        choices=ops.PADDING_MODES,
+        help="what the padding shows (default %(default)s)",
+    )
+
+
+def layer_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = "stride", "padding", "dilation", "padding_mode"
+    return {name: getattr(arguments, name) for name in names}
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -45,14 +75,7 @@ def padding(text: str) -> tuple[int, ...] | str:
 
 def run(arguments: argparse.Namespace) -> None:
     try:  # says what is wrong with the layer, if anything is
-        shape = Shape(
-            arguments.input,
-            arguments.filter,
-            arguments.stride,
-            arguments.padding,
-            arguments.dilation,
-            arguments.padding_mode,
-        )
+        shape = Shape(arguments.input, arguments.filter, **layer_options(arguments))
         explanation = explain(shape)
     except (RuntimeError, ValueError) as error:
         raise SystemExit(f"there is no such layer: {error}") from None
@@ -65,6 +88,9 @@ def run(arguments: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from None
     print(f"open {arguments.html} in a browser")
+    if explanation.names.channels:
+        filters, channels = shape.filter_size[:2]
+        print(f"it shows filter 1 of {filters} on channel 1 of {channels}")
 
 
 def show(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, product, zip_longest
 from typing import Any
@@ -57,6 +57,11 @@ class Shape:
             raise ValueError(f"input must be (H, W) or (C, H, W), but got {self.input}")
         if len(self.filter) not in (2, 4):
             raise ValueError(f"filter must be (R, S) or (K, C/groups, R, S), but got {self.filter}")
+        if len(self.filter) == 2 and self.channels != 1:
+            raise ValueError(
+                f"a {self.channels}-channel input needs a filter KxCxRxS, C = input channels / "
+                f"groups, but got {sizes_text(self.filter)}"
+            )
         depth = self.filter_size[1]
         if depth == 0 or self.channels % depth:
             raise ValueError(
@@ -150,9 +155,16 @@ class Explanation:
         return parts
 
     def pair(self, filter: int = 0, channel: int = 0) -> Explanation:
-        """The equations of one filter on one of the channels that it sees, without bias."""
+        """The equations of one filter on one of the channels that it sees, without bias.
+
+        Raises:
+            IndexError: there is no such filter or channel.
+        """
         filters, channels = self.filter.shape[:2]
-        filter, channel = range(filters)[filter], range(channels)[channel]
+        for name, index, count in (("filter", filter, filters), ("channel", channel, channels)):
+            if not -count <= index < count:
+                raise IndexError(f"{name} {index} of {count}: count from 0")
+        filter, channel = filter % filters, channel % channels
         group = filter // (filters // self.options["groups"])
         return Explanation(
             self.input[None, group * channels + channel],
@@ -178,18 +190,19 @@ class Explanation:
     def title(self) -> str:
         """The layer in a line."""
         settings = [
-            f", {name.replace('_', ' ')} {_plain(value)}"
+            f", {name.replace('_', ' ')} {setting_text(value)}"
             for name, value in self.options.items()
             if value not in (DEFAULTS[name], (DEFAULTS[name],) * 2)
         ]
-        input, filter, output = (
-            _by(t.shape if self.names.channels else t.shape[-2:])
-            for t in (self.input, self.filter, self.output.tensor)
-        )
+        input, filter, output = map(self._size, (self.input, self.filter, self.output.tensor))
         return f"{input} input, {filter} filter{''.join(settings)}: {output} output"
 
-    def _matrices(self) -> Iterator[tuple[Symbol, Tensor]]:
-        """Rows and columns of what is given, a channel at a time, while they are few."""
+    def _size(self, tensor: Tensor) -> str:
+        return sizes_text(tensor.shape if self.names.channels else tensor.shape[-2:])
+
+    def _matrices(self) -> tuple[list[tuple[Symbol, Tensor]], str]:
+        """Rows and columns of what is given, a channel at a time, and what to say of the rest."""
+        matrices, left_out = [], []
         for letter, gradient, tensor in (
             ("X", False, self.input),
             ("F", False, self.filter),
@@ -198,16 +211,22 @@ class Explanation:
             channels, (rows, columns) = tensor.shape[:-2], tensor.shape[-2:]
             if max(channels.numel(), rows, columns) <= MOST_NUMBERS:
                 for index in product(*map(range, channels)):
-                    yield Symbol(letter, index, gradient), tensor[index]
+                    matrices.append((Symbol(letter, index, gradient), tensor[index]))
+            else:
+                name = self.names.text(Symbol(letter, (), gradient))
+                left_out.append(f"{name} ({self._size(tensor)})")
+        return matrices, f"not shown: {', '.join(left_out)}" if left_out else ""
 
     def __repr__(self) -> str:
         return f"<Explanation of {self.title()}>"
 
     def __str__(self) -> str:
         lines = [self.title(), ""]
-        matrices = [_block(self.names.text(s), matrix) for s, matrix in self._matrices()]
+        matrices, left_out = self._matrices()
         if matrices:
-            lines += [*_beside(matrices), ""]
+            lines += [*_beside([_block(self.names.text(s), m) for s, m in matrices]), ""]
+        if left_out:
+            lines += [f"  {left_out}", ""]
         for name, equations in self.parts().items():
             lines += [f"{name}, {MEANINGS[name]}", ""]
             shown, more = equations.shown()
@@ -218,25 +237,25 @@ class Explanation:
         return "\n".join(lines[:-1])
 
     def _repr_markdown_(self) -> str:
-        matrices = (
-            f"{self.names.latex(s, colour=True)} = {_matrix(m)}" for s, m in self._matrices()
-        )
-        lines = [f"**{self.title()}**", *(f"$${matrix}$$" for matrix in matrices)]
+        matrices, left_out = self._matrices()
+        lines = [f"**{self.title()}**"]
+        lines += [f"$${self.names.latex(s, colour=True)} = {_matrix(m)}$$" for s, m in matrices]
+        lines += [left_out] if left_out else []
         for name, equations in self.parts().items():
             lines += [f"**{name}, {MEANINGS[name]}**", equations._repr_latex_()]
         return "\n\n".join(lines)
 
 
-def _by(sizes: Iterable[int]) -> str:
+def sizes_text(sizes: Iterable[int]) -> str:
     """In the style of 2x5x5."""
     return "x".join(map(str, sizes))
 
 
-def _plain(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting; a pair of equals is one."""
     if not isinstance(value, (tuple, list)):
         return str(value)
-    return str(value[0]) if len(set(value)) == 1 else _by(value)
+    return str(value[0]) if len(set(value)) == 1 else sizes_text(value)
 
 
 def _block(name: str, matrix: Tensor) -> list[str]:

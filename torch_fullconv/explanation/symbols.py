@@ -73,7 +73,7 @@ class Names:
         """What a name in plain text stands for; dE/d and δ are ∂E/∂ too. A KeyError for no name."""
         found = NAME.fullmatch(name)
         if not found or found["letter"] not in self.sizes:
-            raise KeyError(name)
+            raise self._no_element(name)
         letter, channels, place = found.group("letter", "channels", "place")
         written = channels.split(",") if channels else ["1"] * self._channel_axes[letter]
         written += place.split(",") if "," in place else list(place)
@@ -85,8 +85,15 @@ class Names:
             or not all(0 <= i < size for i, size in zip(index, sizes, strict=True))
             or self.text(symbol, found["sign"] or "") != name
         ):
-            raise KeyError(name)
+            raise self._no_element(name)
         return symbol
+
+    def _no_element(self, name: str) -> KeyError:
+        o, f, x = (
+            Symbol(letter, (0,) * len(self.sizes[letter]), letter != "O") for letter in "OFX"
+        )
+        names = f"{self.text(o)}, {self.text(f)} or {self.text(x, 'δ')}"
+        return KeyError(f"no element {name!r}; names are like {names}")
 
     def latex(self, symbol: Symbol, delta: bool = False, colour: bool = False) -> str:
         """The name in LaTeX: ∂E/∂ as a fraction or, with `delta`, as the post's δ."""

@@ -237,6 +237,12 @@ def test_a_layer_of_ones_own_shows_one_filter_on_one_channel(page: Page) -> None
     assert torch.equal(found["F"], layer.weight[5, 1].detach())
     expected = by_the_kernels(found | {"X": x[3]}, {"stride": 2, "padding": 1})
     torch.testing.assert_close(found["dX"], expected["dX"])
+    page.open(tfc.explain(layer, x))
+    assert page.text("title") == "Filter 1 of 6 on channel 1 of 2."
+    page.run("set(id('stride-0'), 1)")
+    assert page.text("title") == ""  # no layer of 6 filters any more
+    page.run("set(id('stride-0'), 2)")
+    assert page.text("title") == "Filter 1 of 6 on channel 1 of 2."
     assert "Filter 6 of 6 on channel 2 of 2." in tfc.explain(layer, x).html(-1, -1)
     for pair in ((6, 0), (0, 2)):
         with pytest.raises(IndexError):
@@ -364,6 +370,37 @@ def test_a_filter_beyond_the_input_is_refused_in_words(page: Page) -> None:
     page.run("set(id('kernel-0'), 3)")
     assert not page.run("return id('problem').checkVisibility()")
     assert page.text("count") == "2 of 9"  # X12 is the first with two products
+
+
+def test_fields_that_the_page_has_no_room_for_are_answered_and_restored(page: Page) -> None:
+    page.open(explain("strided"))
+    page.run("id('size-0').focus(); id('size-0').select()")
+    page.press("20")  # 2 is a layer, and then 20 is none
+    assert page.run("return id('size-0').value") == "20"
+    assert page.text("problem").startswith("Input rows: 1 to 12. The matrices below still show")
+    assert page.run("return id('problem').checkVisibility()")
+    assert page.run("return id('size-0').getAttribute('aria-describedby')") == "problem"
+    assert page.press(Keys.TAB) == "size-1"
+    assert page.run("return id('size-0').value") == "2"
+    assert page.text("count").endswith("of 10")  # of 2x5
+    assert "still show the last layer" in page.text("problem")
+    page.run("set(id('kernel-0'), 6)")
+    assert "larger than the padded input" in page.text("problem")
+    page.run("set(id('size-0'), '')")
+    assert page.text("problem").startswith("Input rows: 1 to 12.")
+    page.run("set(id('size-0'), 6)")
+    assert page.text("problem") == ""
+    assert page.text("count").endswith("of 30")
+
+
+def test_what_lies_on_zeros_is_named(page: Page) -> None:
+    page.open(explain("strided"))
+    assert page.text("note").startswith("5 of the 9 taps lie on zeros. The kernels put no zeros")
+    page.run("show('dF'); set(id('step'), 1)")
+    assert page.text("note") == "5 of the 9 elements of δO lie on zeros."
+    page.open(tfc.explain(Shape((2, 2), (2, 1), padding=(1, 0))))
+    page.run("show('O'); set(id('step'), 1)")
+    assert page.text("note") == "1 of the 2 taps lies on zeros."
 
 
 @pytest.mark.parametrize("dark", [False, True])

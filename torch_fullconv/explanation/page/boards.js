@@ -118,7 +118,8 @@ function build(turning = false) {
     result: board(result[1], result[0]),
   };
   const boards = byId("boards");
-  const sign = (text) => make("span", { className: "operator", ariaHidden: "true" }, text);
+  const sign = (text) =>
+    make("span", { className: "operator", ariaHidden: "true", title: OPERATORS[text] }, text);
   boards.replaceChildren(figures.source, sign(operator), figures.piece, sign("="), figures.result);
   for (const [part, figure] of Object.entries(figures))
     boards.style.setProperty(`--${part}`, figure.columns);

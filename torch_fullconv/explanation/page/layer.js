@@ -37,6 +37,7 @@ const ROLES = {
   dF: "gradient",
   dO: "gradient",
 };
+const OPERATORS = { "⋆": "correlated with", "×": "times", "=": "is" };
 const range = (count) => Array.from({ length: count }, (_, k) => k);
 const same = (a, b) => a[0] === b[0] && a[1] === b[1];
 const place = (product, name) => product[name.at(-1)]; // δX has the places of X

@@ -96,8 +96,9 @@ function note(terms) {
     }[state.pass];
   if (!idle) return "";
   const strided = viewName() === "gather" && state.layer.some((axis) => axis.stride > 1);
+  const elements = view().piece === "dO" ? "elements of δO" : "taps";
   return (
-    `${idle} of ${all} lie on zeros and add nothing.` +
+    `${idle} of the ${all} ${elements} ${idle > 1 ? "lie" : "lies"} on zeros.` +
     (strided
       ? " The kernels put no zeros between: they take the filter apart, a part for each remainder by the stride."
       : "")
@@ -203,17 +204,30 @@ function play(on) {
   byId("live").ariaLive = on ? "off" : "polite"; // a voice would not keep up
 }
 
-function setLayer(layer) {
+/** Says why the fields make no layer; nothing, where they do. */
+function report(text) {
   const problem = byId("problem");
+  problem.hidden = !text;
+  problem.textContent = text && `${text} The matrices below still show the last layer.`;
+}
+
+function setLayer(layer) {
   const short = layer.some((axis) => outputs(axis) < 1);
-  problem.hidden = !short;
-  problem.textContent = short
-    ? "With its dilation this filter is larger than the padded input: there is no output. Make the input or the padding larger."
-    : "";
+  report(
+    short
+      ? "With its dilation this filter is larger than the padded input: there is no output. Make the input or the padding larger."
+      : "",
+  );
   if (short) return;
   play(false);
   state.layer = layer;
+  writeTitle();
   build();
+}
+
+/** The title is the given layer's: another one has none. */
+function writeTitle() {
+  byId("title").textContent = isGiven() ? given.title : "";
 }
 
 function fillControls() {
@@ -234,6 +248,7 @@ function makeControls() {
         max,
         required: true,
         ariaLabel: `${CAPTIONS[field]} ${name}`,
+        "aria-describedby": "problem",
       }),
     );
     byId("sizes").append(
@@ -248,12 +263,16 @@ function makeControls() {
     );
   }
   byId("sizes").addEventListener("input", () => {
-    if (!byId("layer").checkValidity()) return;
+    const wrong = byId("sizes").querySelector("input:invalid");
+    if (wrong) return report(`${wrong.ariaLabel}: ${wrong.min} to ${wrong.max}.`);
     setLayer(
       axes.map((_, k) =>
         Object.fromEntries(FIELDS.map((field) => [field, Number(byId(`${field}-${k}`).value)])),
       ),
     );
+  });
+  byId("sizes").addEventListener("change", () => {
+    if (!byId("layer").checkValidity()) fillControls(); // the fields say what the matrices show
   });
   const plain = { stride: 1, padding: 0, dilation: 1, surplus: 0 };
   const examples = {
@@ -359,7 +378,7 @@ function setTheme(dark) {
   byId("theme").ariaPressed = String(dark);
 }
 
-byId("title").textContent = given.title;
+writeTitle();
 makeControls();
 fillControls();
 setTheme(matchMedia("(prefers-color-scheme: dark)").matches);

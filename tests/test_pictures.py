@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import axes
+from torch import nn
 
 from torch_fullconv.explanation import Shape, explain
 from torch_fullconv.explanation.scenes import Scene, Stage
@@ -118,16 +119,17 @@ def test_the_docs_have_all_pictures_that_are_drawn_and_no_others():
 
 
 def test_the_derivations_formulas_are_the_equations():
-    """Each line of LaTeX with a numbered element on its left is one that `explain` writes."""
-    explanation = explain(Shape((3, 3), (2, 2)))
+    """Each line of LaTeX with a numbered element in it, or ∂E/∂b, is one that `explain` writes."""
+    explanations = explain(Shape((3, 3), (2, 2))), explain(nn.Conv2d(1, 1, 2), (3, 3))
     written = {
         equation.latex(form).replace(" ", "")
+        for explanation in explanations
         for part in explanation.parts().values()
         for equation in part.values()
         for form in ("short", "long", "chain", "delta")
     }
     blocks = re.findall(r"\$\$\n(.*?)\$\$", (DOCS / "derivation.md").read_text(), re.DOTALL)
     lines = [re.sub(r"[ &]|\\\\$", "", line) for block in blocks for line in block.splitlines()]
-    equations = [line for line in lines if re.match(r".*_\{\d\d\}.*=", line)]
-    assert len(equations) == 4 + 1 + 4 + 9 + 9
+    equations = [line for line in lines if "=" in line and re.search(r"_\{\d\d\}", line)]
+    assert len(equations) == 4 + 1 + 4 + 9 + 9 + 2
     assert set(equations) <= written

@@ -300,7 +300,7 @@ def explain(
 
     Args:
         layer: a Conv2d, this package's or torch's; or a `Shape`, for sizes alone.
-        x: an input of (C, H, W) or (1, C, H, W), or only (H, W) of (C, H, W) as sizes, for whole
+        x: an input of (C, H, W) or (1, C, H, W), or only its size, (H, W) or (C, H, W), for whole
             numbers. If left out, the smallest input that gives 2x2 outputs.
         grad: ∂E/∂O, (K, P, Q) or (1, K, P, Q). If left out, whole numbers.
 

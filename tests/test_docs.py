@@ -69,4 +69,6 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path, cap
         ), name
         assert not re.search(r"arithmatex|&gt;&gt;&gt;</p>|<blockquote>", page), name
     assert pages["tutorial.html"].count("<mtr>") == 4 + 9  # the equations of O and of ∂E/∂X
-    assert 'id="torch_fullconv.functional.conv2d_input_grad"' in pages["api.html"]
+    api = pages["api.html"]
+    assert 'id="torch_fullconv.functional.conv2d_input_grad"' in api
+    assert not re.search(r'id="torch_fullconv[^"]*\._|Bases:', api)  # nothing private

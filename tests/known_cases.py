@@ -502,7 +502,9 @@ def run_here(name: str, side: str) -> None:
     except BeyondError as error:
         print(f"beyond: {error}")
     except Exception as error:  # whatever it is, it is the verdict
-        print(f"{type(error).__name__}: {re.sub(r'[^ -~]+', ' ', str(error))[:60].strip()}")
+        text = re.sub(r"[^ -~]+", " ", str(error))
+        reason = "not enough memory" if "can't allocate memory" in text else text[:60].strip()
+        print(f"{type(error).__name__}: {reason}")
 
 
 def verdict(name: str, side: str) -> str:

@@ -68,6 +68,15 @@ def test_fake_kernels_tell_the_truth(case, layout, dtype):
             assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), op
 
 
+@given(st.sampled_from(LAYOUTS), dtypes, st.tuples(*(st.integers(1, n) for n in (3, 70, 9, 11))))
+def test_the_sum_of_a_channel_is_the_same_in_any_format(layout, dtype, size):
+    x = layout(torch.randn(size, dtype=torch.float64).to(dtype))
+    found = ops.channel_sum(x)
+    assert torch.equal(found, ops.channel_sum(x.contiguous()))
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    torch.testing.assert_close(found, x.to(wide).sum((0, 2, 3)).to(dtype))
+
+
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last, sliced], ids=ident)
 @pytest.mark.parametrize("name", ["four_sided", "depthwise", "segments", "reflect"])
 def test_opcheck(name, layout):

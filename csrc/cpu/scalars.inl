@@ -120,11 +120,11 @@ inline void narrow(T integer, I& to) {
 }
 
 template <class X>
-inline X least(X a, X b) {
+inline constexpr X least(X a, X b) {
   return b < a ? b : a;
 }
 template <class X>
-inline X most(X a, X b) {
+inline constexpr X most(X a, X b) {
   return a < b ? b : a;
 }
 inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

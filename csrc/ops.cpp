@@ -1,7 +1,10 @@
 // The registered ops: schemas, and ops.h's for CPU tensors by the contractions of cpu/.
 #include "ops.h"
 
+#include <algorithm>
 #include <array>
+#include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu/contractions.h"
@@ -44,17 +47,18 @@ std::tuple<Tensor, Tensor> layer_meetings(FULLCONV_LAYER, int64_t height, int64_
   Geometry geometry = FULLCONV_LAYER_VALUES.at(height, width, kernel_r, kernel_s);
   constexpr int64_t most = 1 << 24;  // a table to be read by people has fewer
   for (const Axis& axis : {geometry.h, geometry.w})
-    check(axis.size < most && axis.outputs() <= most / axis.kernel, "the layer is too large");
+    check(axis.size < most && axis.kernel < most && axis.outputs() <= most / axis.kernel,
+          "the layer is too large");
   return {table(fullconv::meetings(geometry.h, gather)),
           table(fullconv::meetings(geometry.w, gather))};
 }
 
 std::string instruction_set_name() { return instruction_set().name; }
 
-#define FULLCONV_LAYER_SCHEMA                                                                    \
-  "int groups, int stride_h, int stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, " \
-  "SymInt pad_right, int dilation_h, int dilation_w, int padding_mode, int algorithm, int "      \
-  "allow_tf32"
+#define FULLCONV_LAYER_SCHEMA                                                            \
+  "SymInt groups, SymInt stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, " \
+  "SymInt pad_left, SymInt pad_right, SymInt dilation_h, SymInt dilation_w, "            \
+  "int padding_mode, int algorithm, int allow_tf32"
 
 }  // namespace
 }  // namespace fullconv

@@ -51,14 +51,15 @@ struct Layer {
       dilation_w, padding_mode, algorithm, allow_tf32;
 
   // Bounds far above any tensor, so that sums and products of a few stay below 2^63. A stride
-  // beyond them, which leaves one output, is as good as one at them; zeros behind the input may be
-  // fewer than none, which leaves the input's end out.
+  // beyond the padded input, which leaves one output, is as good as one at its end; zeros behind
+  // the input may be fewer than none, which leaves the input's end out.
   Axis axis(int64_t size, int64_t kernel, int64_t stride, int64_t before, int64_t after,
             int64_t dilation) const {
     constexpr int64_t most = int64_t{1} << 40;
     check(padding_mode >= 0 && padding_mode <= 3, "unknown padding mode");
     Padding padding = static_cast<Padding>(padding_mode);
     int64_t least = padding == Padding::zeros ? -size : 0;
+    check(size < (most << 20), "sizes must be smaller");
     check(stride > 0 && dilation > 0, "stride and dilation must be positive");
     check(before >= 0 && after >= least, "padding must not be negative");
     int64_t reach;
@@ -71,7 +72,8 @@ struct Layer {
       check(before <= shown && after <= shown, "padding is larger than the input shows");
     }
     check(padding == Padding::zeros || size > 0, "there is no input to pad with");
-    return {size, kernel, std::min(stride, most << 1), before, after, dilation, padding};
+    int64_t padded = std::max<int64_t>(size + before + after, 1);
+    return {size, kernel, std::min(stride, padded), before, after, dilation, padding};
   }
 
   Geometry at(int64_t height, int64_t width, int64_t r, int64_t s) const {
@@ -114,19 +116,20 @@ struct Forward {
   Tensor output;
 };
 
+template <class Device>
+void check_like(const Tensor& tensor, const Tensor& first) {
+  check(tensor.scalar_type() == first.scalar_type(), "tensors must have one dtype");
+  check(Device::holds(tensor, first), Device::where);
+}
+
 // The ops of one kind of device. A Device tells which tensors are on it, is made of the first one
 // when all has been checked, and has the contractions of cpu/contractions.h.
 template <class Device>
 struct Ops {
-  static void check_like(const Tensor& tensor, const Tensor& first) {
-    check(tensor.scalar_type() == first.scalar_type(), "tensors must have one dtype");
-    check(Device::holds(tensor, first), Device::where);
-  }
-
   static std::optional<Array> array_of_bias(const std::optional<Tensor>& bias, const Tensor& first,
                                             int64_t channels) {
     if (!bias) return std::nullopt;
-    check_like(*bias, first);
+    check_like<Device>(*bias, first);
     check(bias->dim() == 1 && bias->size(0) == channels,
           "the bias must have one element a channel");
     return Array{data_of(*bias), {channels}, {bias->stride(0)}, 0};
@@ -134,8 +137,8 @@ struct Ops {
 
   static Forward make_forward(const Tensor& input, const Tensor& filter, const Layer& layer) {
     Dtype dtype = dtype_of(input);
-    check_like(filter, input);
-    check_like(input, input);
+    check_like<Device>(filter, input);
+    check_like<Device>(input, input);
     Array x = array_of(input), f = array_of(filter);
     Geometry geometry = layer.at(x.size[2], x.size[3], f.size[2], f.size[3]);
     check(
@@ -159,8 +162,8 @@ struct Ops {
   static Tensor full_convolve(Tensor grad, Tensor filter, std::optional<Tensor> bias,
                               FULLCONV_LAYER, int64_t height, int64_t width) {
     Dtype dtype = dtype_of(grad);
-    check_like(grad, grad);
-    check_like(filter, grad);
+    check_like<Device>(grad, grad);
+    check_like<Device>(filter, grad);
     Array g = array_of(grad), f = array_of(filter);
     check(height >= 0 && width >= 0, "sizes must not be negative");
     Geometry geometry = FULLCONV_LAYER_VALUES.at(height, width, f.size[2], f.size[3]);
@@ -178,8 +181,8 @@ struct Ops {
   static Tensor correlate_weight(Tensor input, Tensor grad, FULLCONV_LAYER, int64_t kernel_r,
                                  int64_t kernel_s, std::optional<int64_t> segments) {
     Dtype dtype = dtype_of(input);
-    check_like(input, input);
-    check_like(grad, input);
+    check_like<Device>(input, input);
+    check_like<Device>(grad, input);
     Array x = array_of(input), g = array_of(grad);
     Geometry geometry = FULLCONV_LAYER_VALUES.at(x.size[2], x.size[3], kernel_r, kernel_s);
     check(input.dim() == 4 && grad.dim() == 4 && x.size[0] == g.size[0],
@@ -202,9 +205,9 @@ struct Ops {
   static std::tuple<Tensor, Tensor> gradients(Tensor input, Tensor filter, Tensor grad,
                                               FULLCONV_LAYER) {
     Dtype dtype = dtype_of(input);
-    check_like(input, input);
-    check_like(filter, input);
-    check_like(grad, input);
+    check_like<Device>(input, input);
+    check_like<Device>(filter, input);
+    check_like<Device>(grad, input);
     Array x = array_of(input), f = array_of(filter), g = array_of(grad);
     Geometry geometry = FULLCONV_LAYER_VALUES.at(x.size[2], x.size[3], f.size[2], f.size[3]);
     check(input.dim() == 4 && x.size[1] == f.size[1] * groups && f.size[0] % groups == 0,
@@ -228,7 +231,7 @@ struct Ops {
 
   static Tensor channel_sum(Tensor grad) {
     Dtype dtype = dtype_of(grad);
-    check_like(grad, grad);
+    check_like<Device>(grad, grad);
     check(grad.dim() == 4, "the output gradient must have four axes");
     Tensor sum = empty({grad.size(1)}, grad, {});
     Device(grad).channel_sum(dtype, array_of(grad), sum.data_ptr());

@@ -58,14 +58,15 @@ struct Windows {
   static Window axis(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
                      bool ceil_mode) {
     constexpr int64_t most = int64_t{1} << 40;
-    check(size >= 0, "sizes must not be negative");
+    check(size >= 0 && size < (most << 20), "sizes must not be negative, and smaller");
     check(kernel > 0 && stride > 0 && dilation > 0, "kernel, stride and dilation must be positive");
     check(pad >= 0 && kernel < most && pad < most && dilation < most,
           "padding must not be negative, and all must be smaller");
     int64_t reach;
     check(!__builtin_mul_overflow(dilation, kernel - 1, &reach) && reach < (most << 20),
           "kernel and dilation must be smaller");
-    Window window{size, kernel, std::min(stride, most << 1), pad, dilation, ceil_mode};
+    int64_t padded = std::max<int64_t>(size + 2 * pad, 1);  // such a stride leaves one window
+    Window window{size, kernel, std::min(stride, padded), pad, dilation, ceil_mode};
     check(window.outputs() > 0, "the window must fit into the padded input");
     return window;
   }
@@ -95,7 +96,7 @@ struct Windows {
 template <class Device>
 struct PoolOps {
   static Tensor relu(Tensor input) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     Element element = element_of(input);
     Tensor result = empty_as(input);
     Device(input).relu(element, sizes_of(input), strided(input), nullptr, strided(result));
@@ -103,14 +104,14 @@ struct PoolOps {
   }
 
   static void relu_(Tensor input) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     Strided in_place = strided(input);
     Device(input).relu(element_of(input), sizes_of(input), in_place, nullptr, in_place);
   }
 
   static Tensor relu_grad(Tensor grad, Tensor output) {
-    check_like(output, output);
-    check_like(grad, output);
+    check_like<Device>(output, output);
+    check_like<Device>(grad, output);
     check(sizes_of(grad) == sizes_of(output), "the output gradient must have the output's size");
     Element element = element_of(output);
     Tensor result = empty_as(output);
@@ -120,7 +121,7 @@ struct PoolOps {
   }
 
   static Tensor max_pool2d(Tensor input, FULLCONV_WINDOWS) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     Array x = image_of(input);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(x.size[2], x.size[3], false, 0);
     Element element = element_of(input);
@@ -130,7 +131,7 @@ struct PoolOps {
   }
 
   static std::tuple<Tensor, Tensor> max_pool2d_indices(Tensor input, FULLCONV_WINDOWS) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     Array x = image_of(input);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(x.size[2], x.size[3], false, 0);
     Element element = element_of(input);
@@ -142,7 +143,7 @@ struct PoolOps {
   }
 
   static Tensor max_gather(Tensor input, Tensor indices, FULLCONV_WINDOWS) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     check_indices(indices, input);
     Array x = image_of(input), chosen = image_of(indices);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(x.size[2], x.size[3], false, 0);
@@ -153,10 +154,11 @@ struct PoolOps {
     return output;
   }
 
-  // The adjoints: from an output gradient to the input's, in the gradient's memory format.
+  // The adjoints: from an output gradient to the input's, in the memory format of the indices, or
+  // where there are none of the gradient.
   static Tensor max_scatter(Tensor grad, Tensor indices, FULLCONV_WINDOWS, int64_t height,
                             int64_t width) {
-    check_like(grad, grad);
+    check_like<Device>(grad, grad);
     check_indices(indices, grad);
     Array g = image_of(grad), chosen = image_of(indices);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(height, width, false, 0);
@@ -170,7 +172,7 @@ struct PoolOps {
 
   static Tensor avg_pool2d(Tensor input, FULLCONV_WINDOWS, bool count_include_pad,
                            int64_t divisor) {
-    check_like(input, input);
+    check_like<Device>(input, input);
     Array x = image_of(input);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(x.size[2], x.size[3], count_include_pad, divisor);
     check_average(pool);
@@ -182,7 +184,7 @@ struct PoolOps {
 
   static Tensor avg_pool2d_adjoint(Tensor grad, FULLCONV_WINDOWS, bool count_include_pad,
                                    int64_t divisor, int64_t height, int64_t width) {
-    check_like(grad, grad);
+    check_like<Device>(grad, grad);
     Array g = image_of(grad);
     Pool pool = FULLCONV_WINDOWS_VALUES.over(height, width, count_include_pad, divisor);
     check_average(pool);
@@ -194,11 +196,6 @@ struct PoolOps {
   }
 
  private:
-  static void check_like(const Tensor& tensor, const Tensor& first) {
-    check(tensor.scalar_type() == first.scalar_type(), "tensors must have one dtype");
-    check(Device::holds(tensor, first), Device::where);
-  }
-
   static void check_indices(const Tensor& indices, const Tensor& first) {
     check(indices.scalar_type() == ScalarType::Long, "indices must be 64-bit integers");
     check(Device::holds(indices, first), Device::where);
@@ -212,6 +209,9 @@ struct PoolOps {
 
   static void check_average(const Pool& pool) {
     check(pool.h.dilation == 1 && pool.w.dilation == 1, "averages have no dilation");
+    bool counted = pool.count_include_pad || pool.divisor != 0;
+    check(counted || (pool.h.pad < pool.h.kernel && pool.w.pad < pool.w.kernel),
+          "a window must meet the input, whose elements are counted");
   }
 
   // The layer's output, in the input's memory format, with the result still empty.

@@ -68,8 +68,11 @@ struct WindowOf {
     INTEGER padded = x + pad, last = padded - reach();
     INTEGER begin = last > 0 ? by_stride(last + stride - 1) : 0;
     INTEGER end = std::min<INTEGER>(outputs, by_stride(padded) + 1);
-    if (dilation > 1)
-      while (begin < end && (padded - begin * stride) % dilation != 0) ++begin;
+    if (dilation > 1) {
+      INTEGER after = std::min(end, begin + period);
+      while (begin < after && (padded - begin * stride) % dilation != 0) ++begin;
+      if (begin == after) begin = end;
+    }
     return {begin, end, period};
   }
 
@@ -103,46 +106,42 @@ enum class Pooling {
 };
 constexpr int64_t kPoolings = 6;
 
-// The indices that each position meets, in ascending order: index[begin[p]] ... index[begin[p + 1]
-// - 1]. Plain data: this crosses into code of other instruction sets.
+// The indices that each position meets: first[p], first[p] + step ... below end[p]. Plain data:
+// this crosses into code of other instruction sets.
 struct Meetings {
   int64_t positions;
-  const int64_t* begin;  // [positions + 1]
-  const int64_t* index;
+  const int64_t *first, *end;  // [positions]
+  int64_t step;
 };
 
 class MeetingTable {
  public:
   static MeetingTable forward(const Window& window) {
-    MeetingTable table;
-    for (int64_t i = 0, count = window.outputs(); i < count; ++i) {
-      for (int64_t x = window.first(i), end = window.end(i); x < end; x += window.dilation)
-        table.index_.push_back(x);
-      table.begin_.push_back(static_cast<int64_t>(table.index_.size()));
-    }
+    MeetingTable table(window.outputs(), window.dilation);
+    for (int64_t i = 0; i < table.meetings().positions; ++i)
+      table.first_[i] = window.first(i), table.end_[i] = window.end(i);
     return table;
   }
 
   static MeetingTable adjoint(const Window& window) {
-    MeetingTable outputs = forward(window), table;
-    Meetings windows = outputs.meetings();
-    table.begin_.resize(window.size + 1);
-    for (int64_t x : outputs.index_) ++table.begin_[x + 1];
-    for (int64_t x = 0; x < window.size; ++x) table.begin_[x + 1] += table.begin_[x];
-    table.index_.resize(outputs.index_.size());
-    std::vector<int64_t> next = table.begin_;
-    for (int64_t i = 0; i < windows.positions; ++i)
-      for (int64_t k = windows.begin[i]; k < windows.begin[i + 1]; ++k)
-        table.index_[next[windows.index[k]]++] = i;
+    int64_t outputs = window.outputs();
+    MeetingTable table(window.size, window.period());
+    for (int64_t x = 0; x < window.size; ++x) {
+      auto windows = window.covering(x, outputs, window.period(),
+                                     [&](int64_t index) { return index / window.stride; });
+      table.first_[x] = windows.begin, table.end_[x] = windows.end;
+    }
     return table;
   }
 
   Meetings meetings() const {
-    return {static_cast<int64_t>(begin_.size()) - 1, begin_.data(), index_.data()};
+    return {static_cast<int64_t>(first_.size()), first_.data(), end_.data(), step_};
   }
 
  private:
-  std::vector<int64_t> begin_{0}, index_;
+  MeetingTable(int64_t positions, int64_t step) : first_(positions), end_(positions), step_(step) {}
+  std::vector<int64_t> first_, end_;
+  int64_t step_;
 };
 
 }  // namespace fullconv

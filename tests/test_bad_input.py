@@ -359,6 +359,22 @@ def test_gradients_of_no_samples_take_no_time():
     assert torch.equal(f.conv2d_weight_grad(one[:0], one.shape, wide, padding=(2**39, 0)), 0 * one)
 
 
+@pytest.mark.parametrize("stride", [2**42, 2**62])
+def test_strides_beyond_the_padded_input_leave_one_output(stride):
+    f, one = tfc.functional, torch.ones(1, 1, 1, 1)
+    x, pad = torch.ones(1, 1, 4, 4), 2**40 - 1
+    assert f.conv2d(x, one, stride=stride, padding=pad).shape == (1, 1, 1, 1)
+    tall = one.expand(1, 1, 2**42, 1)
+    for result in (
+        f.conv2d(tall, one, stride=(stride, 1)),
+        f.max_pool2d(tall, 1, (stride, 1)),
+        f.avg_pool2d(tall, 1, (stride, 1)),
+        f.max_pool2d(tall, 1, (stride, 1), ceil_mode=True),
+    ):
+        assert torch.equal(result, one)
+    assert f.conv2d(tall, one, stride=(2**41 + 1, 1)).shape == (1, 1, 2, 1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_results_beyond_memory_name_their_size():
     """Of a process that may have 64 GiB of addresses, so that no machine has the memory."""

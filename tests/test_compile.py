@@ -92,6 +92,23 @@ def test_images_of_any_size():
     assert counter.frame_count == 1
 
 
+def test_groups_strides_and_dilations_of_any_number():
+    """A graph for each number would end at the limit of eight; groups are also a batch's filters."""
+
+    def call(x: Tensor, f: Tensor, stride: int, dilation: int) -> Tensor:
+        joined = x.reshape(1, -1, *x.shape[2:])
+        return tfc.functional.conv2d(joined, f.flatten(0, 1), None, stride, 1, dilation, x.shape[0])
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, backend=counter, dynamic=True)
+    for batch, stride, dilation in ((2, 5, 7), (5, 2, 4), (7, 8, 2)):  # equal ones would be one
+        x, f = image(batch, 30, 25), torch.randn(batch, 6, 4, 3, 3).double()
+        assert_same(
+            [compiled(x.requires_grad_(), f, stride, dilation)], [call(x, f, stride, dilation)]
+        )
+    assert counter.frame_count == 1
+
+
 @FORMATS
 def test_inductor(memory_format):
     module = net().to(memory_format=memory_format)

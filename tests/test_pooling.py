@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 from torch.testing._internal.common_methods_invocations import op_db
 
 import torch_fullconv as tfc
-from torch_fullconv import functional, reference
+from torch_fullconv import functional, pool_ops, reference
 
 NAMES = ("relu", "max_pool2d", "avg_pool2d")
 OPS = {name: next(op for op in op_db if op.name == f"nn.functional.{name}") for name in NAMES}
@@ -371,6 +371,17 @@ def test_opcheck(place):
     ):
         found = torch.library.opcheck(op.default, arguments)
         assert set(found.values()) == {"SUCCESS"}, op
+
+
+def test_no_division_stops_the_process():
+    """Stock's average of the lowest integer, divided by -1, does."""
+    lowest = torch.full((1, 1, 4, 40), -(2**63))
+    for x in (lowest, lowest.transpose(1, 3)):
+        assert torch.equal(functional.avg_pool2d(x, 1, divisor_override=-1), x)
+        assert torch.equal(functional.avg_pool2d(x + 1, 1, divisor_override=-1), -x - 1)
+    windows = pool_ops.Windows(1, 1, 1, 1, 3, 3)
+    with pytest.raises(RuntimeError, match="a window must meet the input"):
+        pool_ops.avg_pool2d(lowest, windows, pool_ops.Divisor(count_include_pad=False))
 
 
 def test_wrong_indices_reach_no_memory():

@@ -154,6 +154,27 @@ def test_large_results_come_in_huge_pages():
     assert within(0.1, ratio)
 
 
+LONG_WINDOW = """
+import torch, torch_fullconv as tfc
+torch.set_num_threads(1)
+def status(name):
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name)) * 1024
+x = torch.ones(1, 1, 1, 2**15)
+tfc.functional.avg_pool2d(x[..., :8], (1, 2), 1)
+before = status("VmHWM")
+tfc.functional.avg_pool2d(x, (1, 2**13), 1)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_long_window_takes_no_memory_for_each_of_its_elements():
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_WINDOW], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) <= SCRATCH
+
+
 PER_SAMPLE = """
 import torch, torch_fullconv as tfc
 torch.set_num_threads({threads})

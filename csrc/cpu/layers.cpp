@@ -1,9 +1,11 @@
 // Describes ReLU and pooling to the engine as jobs, and runs the jobs' tasks on torch's threads.
 #include "layers.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <vector>
 
+#include "../views.h"
 #include "pooling.h"
 #include "tasks.h"
 
@@ -14,17 +16,12 @@ const PoolEngine& engine_of(Element element) {
   return instruction_set().pooling[static_cast<int64_t>(element)];
 }
 
-View view(const Array& array) {
-  const int64_t* stride = array.stride;
-  return {array.data, stride[0], stride[1], stride[2], stride[3]};
-}
-
 // What both axes of a pooling layer need, and the job over it.
 struct Tables {
   MeetingTable h, w;
   std::vector<AxisTable> columns;
   std::vector<AxisMap> maps;
-  std::vector<int64_t> first_h, first_w, extent_h, extent_w;
+  std::vector<int64_t> extent_h, extent_w;
 
   Tables(const Pool& pool, bool adjoint, bool by_index)
       : h(adjoint ? MeetingTable::adjoint(pool.h) : MeetingTable::forward(pool.h)),
@@ -35,17 +32,14 @@ struct Tables {
     else
       columns.push_back(AxisTable::forward(pool.w.axis()));
     for (const AxisTable& table : columns) maps.push_back(table.map());
-    fill(pool.h, pool.count_include_pad, first_h, extent_h);
-    fill(pool.w, pool.count_include_pad, first_w, extent_w);
+    fill(pool.h, pool.count_include_pad, extent_h);
+    fill(pool.w, pool.count_include_pad, extent_w);
   }
 
  private:
-  static void fill(const Window& window, bool with_padding, std::vector<int64_t>& first,
-                   std::vector<int64_t>& extent) {
-    for (int64_t i = 0, count = window.outputs(); i < count; ++i) {
-      first.push_back(window.first(i));
+  static void fill(const Window& window, bool with_padding, std::vector<int64_t>& extent) {
+    for (int64_t i = 0, count = window.outputs(); i < count; ++i)
       extent.push_back(window.extent(i, with_padding));
-    }
   }
 };
 
@@ -82,9 +76,9 @@ void pool(Element element, Pooling pooling, const Pool& pool, const Array& sourc
   bool by_index = pooling == Pooling::max_scatter || pooling == Pooling::max_gather;
   Tables tables(pool, adjoint, by_index);
   PoolJob job{};
-  job.source = view(source);
-  job.result = view(result);
-  if (indices) job.indices = view(*indices);
+  job.source = view(source, 1);
+  job.result = view(result, 1);
+  if (indices) job.indices = view(*indices, 1);
   job.batch = result.size[0];
   job.channels = result.size[1];
   job.source_rows = source.size[2];
@@ -94,8 +88,6 @@ void pool(Element element, Pooling pooling, const Pool& pool, const Array& sourc
   job.w = tables.w.meetings();
   job.columns = tables.maps.data();
   job.column_maps = static_cast<int64_t>(tables.maps.size());
-  job.first_h = tables.first_h.data();
-  job.first_w = tables.first_w.data();
   job.extent_h = tables.extent_h.data();
   job.extent_w = tables.extent_w.data();
   job.divisor = pool.divisor;

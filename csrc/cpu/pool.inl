@@ -46,19 +46,42 @@ inline void copy_as(const From* from, int64_t stride, int64_t count, To* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = widen(from[i * stride]);
 }
 
+// How many all positions of an axis meet.
+inline int64_t count_of(const Meetings& axis) {
+  int64_t count = 0;
+  for (int64_t p = 0; p < axis.positions; ++p)
+    count += quotient_up(most<int64_t>(axis.end[p] - axis.first[p], 0), axis.step);
+  return count;
+}
+
+// Where the indices lie that some positions meet.
+struct Met {
+  int64_t begin = 0, end = 0;
+  Met(const Meetings& axis, int64_t position, int64_t count) {
+    for (int64_t p = position; p < position + count; ++p) {
+      if (axis.first[p] >= axis.end[p]) continue;
+      begin = end == 0 ? axis.first[p] : least(begin, axis.first[p]);
+      end = most(end, axis.end[p]);
+    }
+  }
+};
+
 // What the average at output (i, j) divides by.
 template <class T>
 inline T divisor(const PoolJob& job, int64_t i, int64_t j) {
   return static_cast<T>(job.divisor ? job.divisor : job.extent_h[i] * job.extent_w[j]);
 }
 
-// value / by. A power of two has an exact inverse, and products are cheaper.
+// value / by. A power of two has an exact inverse, and products are cheaper. The lowest integer
+// over -1 is beyond them all: it wraps, where a division stops the process.
 template <class T>
 inline typename Vector<T>::type divide(typename Vector<T>::type value, T by) {
   if constexpr (!std::is_integral_v<T>) {
     T inverse = 1 / by;
     constexpr auto significand = (typename Bits<T>::type(1) << (sizeof(T) == 4 ? 23 : 52)) - 1;
     if ((bits_as<typename Bits<T>::type>(by) & significand) == 0) return value * inverse;
+  } else if (by == -1) {
+    return -value;
   }
   return value / by;
 }

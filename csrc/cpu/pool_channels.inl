@@ -18,10 +18,8 @@ struct PoolChannels {
 
   static bool fits(const PoolJob& job) {
     if (POOLING == Pooling::max_scatter) {
-      const Meetings &h = job.h, &w = job.w;
-      int64_t pixels = h.positions * w.positions;
-      if (job.stray || h.begin[h.positions] * w.begin[w.positions] > kCovering * pixels)
-        return false;
+      int64_t pixels = job.h.positions * job.w.positions;
+      if (job.stray || count_of(job.h) * count_of(job.w) > kCovering * pixels) return false;
     }
     return job.source.c == 1 && job.result.c == 1 && (!job.indices.data || job.indices.c == 1) &&
            job.channels >= lanes;
@@ -61,13 +59,12 @@ struct PoolChannels {
     if constexpr (POOLING == Pooling::max_indices) own += y * chosen.h + x * chosen.w;
     // The window's first element, from which indices count.
     int64_t origin =
-        POOLING == Pooling::max_indices ? job.first_h[y] * job.width + job.first_w[x] : 0;
+        POOLING == Pooling::max_indices ? job.h.first[y] * job.width + job.w.first[x] : 0;
     Reduction<S, POOLING> sum[VECTORS];
     if constexpr (POOLING == Pooling::max_scatter)
       for (Reduction<S, POOLING>& own : sum) own.index += static_cast<Integer>(y * job.width + x);
-    for (int64_t k = job.h.begin[y]; k < job.h.begin[y + 1]; ++k)
-      for (int64_t l = job.w.begin[x]; l < job.w.begin[x + 1]; ++l) {
-        int64_t i = job.h.index[k], j = job.w.index[l];
+    for (int64_t i = job.h.first[y]; i < job.h.end[y]; i += job.h.step)
+      for (int64_t j = job.w.first[x]; j < job.w.end[x]; j += job.w.step) {
         const S* at = source + i * from.h + j * from.w;
 #pragma GCC unroll 8
         for (int64_t v = 0; v < VECTORS; ++v) {

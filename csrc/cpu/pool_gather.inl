@@ -49,7 +49,7 @@ struct PoolGather {
   static void take(const PoolJob& job, const S* source, int64_t source_step, const int64_t* index,
                    int64_t index_step, int64_t length, S* result, int64_t result_step) {
     // Unsigned, so that what a wrong index would lead to may overflow.
-    uint64_t width = job.width, count = job.source_rows * job.width;
+    uint64_t width = most<int64_t>(job.width, 1), count = job.source_rows * job.width;
     uint64_t row = job.source.h, column = job.source.w;
     for (int64_t i = 0; i < length; ++i) {
       uint64_t at = index[i * index_step];

@@ -78,18 +78,8 @@ struct PoolLines {
       planes = most<int64_t>(1, bands > 1 ? 1 : kLines / 4 / (all + job.h.positions * width(job)));
       source_rows = 0;
       for (int64_t row = 0; row < job.h.positions; row += rows) {
-        Band band(job, row, least(rows, job.h.positions - row));
+        Met band(job.h, row, least(rows, job.h.positions - row));
         source_rows = most(source_rows, band.end - band.begin);
-      }
-    }
-  };
-
-  struct Band {  // the source rows that some rows of the result meet
-    int64_t begin, end;
-    Band(const PoolJob& job, int64_t row, int64_t rows) : begin(job.source_rows), end(0) {
-      for (int64_t k = job.h.begin[row]; k < job.h.begin[row + rows]; ++k) {
-        begin = least(begin, job.h.index[k]);
-        end = most(end, job.h.index[k] + 1);
       }
     }
   };
@@ -138,7 +128,7 @@ struct PoolLines {
 
   static void run_band(const PoolJob& job, const Shape& shape, const Space& space, int64_t n,
                        int64_t c, int64_t row, int64_t rows) {
-    Band band(job, row, rows);
+    Met band(job.h, row, rows);
     const S* source = static_cast<const S*>(job.source.data) + n * job.source.n + c * job.source.c;
     for (int64_t y = band.begin; y < band.end; ++y)
       fill(job, shape, space.pieces, y, source + y * job.source.h,
@@ -173,15 +163,15 @@ struct PoolLines {
                       int64_t y, const AxisMap& w, const int64_t* shifts) {
     // Where the row's window starts, as an index in the input's plane; constants of the taps are
     // counted from there, and those of the lanes' columns come on top.
-    int64_t origin = job.first_h ? job.first_h[y] * job.width : 0;
+    int64_t origin = POOLING == Pooling::max_indices ? job.h.first[y] * job.width : 0;
     prepare(job, space, y, w);
     for (int64_t j = 0; j < w.positions; j += lanes) {
       Reduce sum;
       if constexpr (POOLING == Pooling::max_indices)
         sum.index = load_integers<T>(space.integers + j);
-      for (int64_t k = job.h.begin[y]; k < job.h.begin[y + 1]; ++k) {
-        const T* line = space.lines + shape.elements(job.h.index[k] - first_row) + j;
-        int64_t row_index = job.h.index[k] * job.width - origin;
+      for (int64_t i = job.h.first[y]; i < job.h.end[y]; i += job.h.step) {
+        const T* line = space.lines + shape.elements(i - first_row) + j;
+        int64_t row_index = i * job.width - origin;
         for (int64_t t = 0; t < w.taps; ++t) {
           // The adjoint's taps run against its sources, which are added in ascending order.
           int64_t s = POOLING == Pooling::average_adjoint ? w.taps - 1 - t : t;
@@ -189,7 +179,9 @@ struct PoolLines {
                   Integers{} + static_cast<Integer>(row_index + w.offset[s]));
         }
       }
-      if constexpr (POOLING == Pooling::average) sum.value /= load<T>(space.extents + j);
+      if constexpr (POOLING == Pooling::average)
+        sum.value = job.divisor ? divide(sum.value, static_cast<T>(job.divisor))
+                                : sum.value / load<T>(space.extents + j);
       store<T>(sum.value, space.row + j);
       if constexpr (POOLING == Pooling::max_indices)
         store_integers<T>(sum.index, space.integers + j);
@@ -200,7 +192,7 @@ struct PoolLines {
   static void prepare(const PoolJob& job, const Space& space, int64_t y, const AxisMap& w) {
     if constexpr (POOLING == Pooling::max_indices)
       for (int64_t j = 0; j < w.positions; ++j)
-        space.integers[j] = static_cast<Integer>(job.first_w[j] - w.base[j]);
+        space.integers[j] = static_cast<Integer>(job.w.first[j] - w.base[j]);
     if constexpr (POOLING == Pooling::average)
       for (int64_t j = 0; j < round_up(w.positions, lanes); ++j)
         space.extents[j] = divisor<T>(job, y, least(j, w.positions - 1));
@@ -219,7 +211,7 @@ struct PoolLines {
     if constexpr (POOLING == Pooling::max_indices) {
       int64_t* indices = static_cast<int64_t*>(job.indices.data) + n * job.indices.n +
                          c * job.indices.c + y * job.indices.h;
-      int64_t origin = job.first_h[y] * job.width;
+      int64_t origin = job.h.first[y] * job.width;
       if (job.indices.w == 1)
         for (int64_t j = 0; j < w.positions; ++j)
           indices[j] = origin + j * w.step + space.integers[j];

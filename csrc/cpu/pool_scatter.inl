@@ -53,15 +53,10 @@ struct PoolScatter {
   struct Band {  // some rows of the input, and the rows of windows that reach into them
     int64_t row, rows, begin, end;
     Band(const PoolJob& job, int64_t row, int64_t rows)
-        : row(row), rows(rows), begin(job.source_rows), end(0) {
-      if (job.stray) {  // any window may
-        begin = 0, end = job.source_rows;
-        return;
-      }
-      for (int64_t k = job.h.begin[row]; k < job.h.begin[row + rows]; ++k) {
-        begin = least(begin, job.h.index[k]);
-        end = most(end, job.h.index[k] + 1);
-      }
+        : row(row), rows(rows), begin(0), end(job.source_rows) {
+      if (job.stray) return;  // any window may
+      Met met(job.h, row, rows);
+      begin = met.begin, end = met.end;
     }
   };
 

@@ -31,7 +31,6 @@ struct PoolJob {
   Meetings h, w;           // result positions to source indices
   const AxisMap* columns;  // [column_maps] w once more, in parts whose sources lie evenly
   int64_t column_maps;
-  const int64_t *first_h, *first_w;    // [outputs] Window::first, for max_indices
   const int64_t *extent_h, *extent_w;  // [outputs] an average is the sum over their product,
   int64_t divisor;                     // or over this, if it is not 0
   bool stray;                          // Pool::stray

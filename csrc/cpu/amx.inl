@@ -61,7 +61,8 @@ struct AmxBlocks {
     groups = fit && job.depth == 2 * pitch ? job.groups : 1;
     panels = panel_block = groups * panels_of_group();
 
-    row_block = job.h.positions;
+    int64_t row_bytes = PaddedBlock(job.h, job.w, 1).width * groups * pitch * sizeof(Pair);
+    row_block = least(job.h.positions, 1 + kAmxBytes / row_bytes);
     while (row_block > 1 && read_bytes() > kAmxBytes) --row_block;
     row_block = quotient_up(job.h.positions, row_blocks());
     sample_block = 1;
@@ -318,9 +319,7 @@ class AmxTask {
     V special = {};
     for (int64_t i = 0; i < blocks_.piece * kColumns<float>; i += lanes)
       special += load<float>(sums + i) * 0;
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      if (special[lane] != 0)
-        __atomic_store_n(job_.spread + sample_ + piece.n, true, __ATOMIC_RELAXED);
+    mark(job_.spread + sample_ + piece.n, any_lane(special));
   }
 
   // Row by row.
@@ -446,7 +445,7 @@ struct Amx {
                                to,
                                blocks.panel_size(),
                                blocks.pitch};
-    if (chunk.pack()) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, chunk.pack());
   }
 
   static int64_t tasks(const CorrelateJob& job) { return AmxBlocks(job).tasks(); }
@@ -479,6 +478,6 @@ struct Amx {
                     channel % 2] = number;
           }
       }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, special != 0);
   }
 };

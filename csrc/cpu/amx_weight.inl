@@ -29,14 +29,11 @@ struct AmxLines {
 
   AmxLines(const WeightJob& job, int64_t rows) : rows(rows) {
     const AxisMap &h = job.h, &w = job.w;
-    low_h = least(h.offset[0], h.offset[h.taps - 1]);
-    low_w = least(w.offset[0], w.offset[w.taps - 1]);
-    int64_t span_h = h.offset[0] + h.offset[h.taps - 1] - 2 * low_h;
-    int64_t span_w = w.offset[0] + w.offset[w.taps - 1] - 2 * low_w;
+    low_h = low_offset(h), low_w = low_offset(w);
     classes_h = h.step;
     classes_w = w.step;
-    height = rows + span_h / classes_h;
-    width = w.positions + span_w / classes_w;
+    height = rows + (high_offset(h) - low_h) / classes_h;
+    width = w.positions + (high_offset(w) - low_w) / classes_w;
     positions = area(rows - 1, width) + w.positions;
   }
   int64_t steps() const { return quotient_up(positions, kUnitDepth); }
@@ -221,8 +218,7 @@ struct AmxWeight {
         for (int64_t i = 0; i < place.channels * kColumns<float>; i += lanes)
           special += load<float>(from + i) * 0;
       }
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      if (special[lane] != 0) __atomic_store_n(job.spread + place.segment, true, __ATOMIC_RELAXED);
+    mark(job.spread + place.segment, any_lane(special));
   }
 
   // The lines that some tap meets, of a sample's rows of positions from `row` on; zeros where a run

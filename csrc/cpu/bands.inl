@@ -217,10 +217,6 @@ struct Band {
     }
   }
 
-  static int64_t low_offset(const AxisMap& axis) {  // offsets run one way
-    return least(axis.offset[0], axis.offset[axis.taps - 1]);
-  }
-
   static V gather(const S* pixel, int64_t channels, int64_t stride) {
     T values[lanes] = {};
     for (int64_t c = 0; c < channels; ++c) values[c] = widen(pixel[c * stride]);

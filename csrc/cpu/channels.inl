@@ -151,8 +151,7 @@ struct Channels {
     }
     for (int64_t k = 0; k < terms(job); ++k, to += width)
       for (int64_t i = 0; i < width; ++i) special[i] += to[i] * 0;
-    for (T value : special)
-      if (value != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, any_lane(special));
   }
 
   static int64_t tasks(const CorrelateJob& job) {

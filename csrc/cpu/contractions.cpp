@@ -135,18 +135,24 @@ double for_jobs(const Engine& engine, CorrelateJob job, const std::vector<AxisTa
   return cost;
 }
 
-// One job, `columns` positions a row, by one way.
-void contract(const CorrelateWay& way, CorrelateJob job, int64_t columns) {
+// Packs a job's filter, and does the job, which is so much work.
+template <class Job>
+void pack_and_run(const FilterWay<Job>& way, Job job, const FilterView& filter, int64_t work) {
   int64_t packed_size = way.packed_filter_size(job);
   Memory own;
   char* packed = kept_block.get(packed_size, own);
   job.filter = packed;
   for_products(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-               [&](int64_t task, void*) { way.pack_filter(job, job.unpacked, packed, task); });
+               [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });
+  for_products(way.tasks(job), work, way.scratch(job),
+               [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+}
+
+// One job, `columns` positions a row, by one way.
+void contract(const CorrelateWay& way, const CorrelateJob& job, int64_t columns) {
   int64_t positions = job.batch * job.h.positions * columns;
   int64_t terms = job.depth * job.h.taps * job.w.taps + 1;
-  for_products(way.tasks(job), job.segments * job.groups * job.rows * positions * terms,
-               way.scratch(job), [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  pack_and_run(way, job, job.unpacked, job.segments * job.groups * job.rows * positions * terms);
 }
 
 void* advance(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
@@ -314,17 +320,10 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
   ScatterJob job =
       make_scatter_job(make_job(dtype, geometry, segments, grad, bias, result), h.map(), w.map());
-  int64_t packed_size = way.packed_filter_size(job);
-  Memory own;
-  char* packed = kept_block.get(packed_size, own);
-  job.filter = packed;
-  for_products(way.pack_filter_tasks(job), packed_size * kCopying, 0,
-               [&](int64_t task, void*) { way.pack_filter(job, filter, packed, task); });
   int64_t products = job.h.positions * job.w.positions * job.h.taps * job.w.taps;
   int64_t work =
       grad.size[0] * result.size[1] * (products * job.filters + job.h.limit * job.w.limit);
-  for_products(way.tasks(job), work, way.scratch(job),
-               [&](int64_t task, void* scratch) { way.run(job, task, scratch); });
+  pack_and_run(way, job, filter, work);
 }
 
 }  // namespace

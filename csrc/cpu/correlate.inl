@@ -2,15 +2,16 @@
 // (across rows and samples) by some of a group's channels; for each chunk of the depth it packs the
 // positions' patches and multiplies them with the packed filter:
 //
-//     positions along vectors   result[row][position] = filter[row][depth]     ·
-//     patches[depth][position] rows along vectors        result[position][row] =
-//     patches[position][depth] · filter[depth][row]
+//     result[row][position] = Σ filter[row][depth] · patches[depth][position]
 //
-// the first for contiguous results, whose positions are neighbours, the second for channels_last.
+// with positions along the vectors for contiguous results, whose positions are neighbours, and
+//
+//     result[position][row] = Σ patches[position][depth] · filter[depth][row]
+//
+// with rows along them for channels_last.
 // Scratch a task: the block in compute precision and one chunk of patches.
 
-constexpr int64_t kDepthBlock =
-    256;  // depth of a chunk: a panel of b, 32 columns of float, is 32 KiB
+constexpr int64_t kDepthBlock = 256;  // of a chunk: a panel of b, 32 columns of float, is 32 KiB
 
 template <class S>
 struct CorrelateBlocks {
@@ -78,7 +79,7 @@ struct Correlate {
                 0,  chunk.channels}
                 .pack();
       }
-      if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+      mark(job.special, special);
       return;
     }
     constexpr int64_t widest = kRows < kColumns<T> ? kColumns<T> : kRows;
@@ -105,8 +106,7 @@ struct Correlate {
         }
       }
     }
-    for (T value : special)
-      if (value != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, any_lane(special));
   }
 
   static double cost(const CorrelateJob& job) {
@@ -207,9 +207,9 @@ struct Correlate {
              [&](int64_t n, int64_t h, int64_t w, int64_t count, int64_t at) {
                int64_t line = (segment * job.batch + n) * out.n + job.h.position[h] * out.h;
                if constexpr (ROWS_ALONG_VECTORS) {
+                 // Rows of one component lie side by side.
                  for (int64_t i = 0; i < count; ++i)
-                   for (int64_t m = 0, piece; m < rows;
-                        m += piece) {  // rows of one component lie side by side
+                   for (int64_t m = 0, piece; m < rows; m += piece) {
                      piece = least(rows - m, job.rows - (row + m) % job.rows);
                      S* to = place(m) + line + job.w.position[w + i] * out.w;
                      const T* from = block + (at + i) * ldc + m;

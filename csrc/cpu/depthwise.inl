@@ -15,18 +15,18 @@ struct Depthwise {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
   static constexpr int64_t lanes = Vector<T>::lanes;
-  static constexpr int kRows = 2;  // of the result, at once, where they share lines
-  static constexpr int kAcross =   // positions whose sums are in registers
+  static constexpr int kRowsAtOnce = 2;  // of the result, at once, where they share lines
+  static constexpr int kPositions =      // positions whose sums are in registers
       FULLCONV_VECTOR_BYTES == 64 ? 8 : 4;
-  static constexpr int64_t kTask = 4096;      // vectors of the result, about
-  static constexpr int64_t kLines = 1 << 18;  // bytes that a row meets
+  static constexpr int64_t kTask = 4096;          // vectors of the result, about
+  static constexpr int64_t kLineBytes = 1 << 18;  // bytes that a row meets
 
   // Weighed by hand, over some twenty layers a type timed beside channels.inl.
   static double cost(const CorrelateJob& job) {
     if (job.components != 1 || job.depth != 1 || job.rows != 1 || job.groups < lanes) return kNever;
     if (job.source.c != 1 || job.result.c != 1 || job.w.position_step > 1) return kNever;
     if (job.h.padding != Padding::zeros || job.h.taps * job.w.taps == 0) return kNever;
-    if (job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S)) > kLines)
+    if (job.h.taps * job.w.limit * job.groups * static_cast<int64_t>(sizeof(S)) > kLineBytes)
       return kNever;
     double positions = job.w.positions;
     double products = terms_of(job.h) * job.w.taps * (positions + edges(job.w));
@@ -57,13 +57,15 @@ struct Depthwise {
              filter.group, lanes);
         for (int64_t i = 0; i < lanes; ++i) special += to[i] * 0;
       }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, special != 0);
   }
 
   static int64_t tasks(const CorrelateJob& job) {
     return job.segments * job.batch * quotient_up(job.h.positions, row_block(job));
   }
-  static int64_t scratch(const CorrelateJob& job) { return kRows * job.h.taps * sizeof(Line); }
+  static int64_t scratch(const CorrelateJob& job) {
+    return kRowsAtOnce * job.h.taps * sizeof(Line);
+  }
 
   static void run(const CorrelateJob& job, int64_t task, void* scratch) {
     int64_t parts = quotient_up(job.h.positions, row_block(job));
@@ -71,13 +73,13 @@ struct Depthwise {
     int64_t sample = task / parts;
     const S* source = static_cast<const S*>(job.source.data) + sample * job.source.n;
     S* result = static_cast<S*>(job.result.data) + sample * job.result.n;
-    Rows at(job, sample, static_cast<Line*>(scratch));
-    int64_t together = at.share_lines() ? kRows : 1;
+    SomeRows at(job, sample, static_cast<Line*>(scratch));
+    int64_t together = at.share_lines() ? kRowsAtOnce : 1;
     for (int64_t count; row < end; row += count) {
       count = least(together, end - row);
       at.find_lines(row, count, source, result);
-      if (count == kRows)
-        sum_rows<kRows>(at);
+      if (count == kRowsAtOnce)
+        sum_rows<kRowsAtOnce>(at);
       else
         sum_rows<1>(at);
     }
@@ -86,22 +88,22 @@ struct Depthwise {
  private:
   struct Line {
     int64_t y;
-    const S* from;           // or null, outside
-    const T* filter[kRows];  // for each row of the result the row of the filter, or null
+    const S* from;                 // or null, outside
+    const T* filter[kRowsAtOnce];  // for each row of the result the row of the filter, or null
   };
 
   // Some rows of the result, and what their positions have in common.
-  struct Rows {
+  struct SomeRows {
     const CorrelateJob& job;
     Line* lines;  // that meet the source: all, with a NaN or Inf in the filter, or those within
     int64_t count = 0, vectors, packed, taps;
     const T* filter;
-    S* to[kRows];
+    S* to[kRowsAtOnce];
     const S* next;        // behind the lines
     bool asks;            // for what follows: of larger steps it would not need all
     int64_t left, right;  // the positions that meet no padding, or none with a NaN or Inf
 
-    Rows(const CorrelateJob& job, int64_t sample, Line* lines)
+    SomeRows(const CorrelateJob& job, int64_t sample, Line* lines)
         : job(job),
           lines(lines),
           vectors(Depthwise::vectors(job)),
@@ -169,8 +171,8 @@ struct Depthwise {
 
   // Rows of the result, in even pieces.
   template <int ROWS>
-  static void sum_rows(const Rows& at) {
-    int64_t all = at.job.w.positions, piece = quotient_up(all, quotient_up(all, kAcross));
+  static void sum_rows(const SomeRows& at) {
+    int64_t all = at.job.w.positions, piece = quotient_up(all, quotient_up(all, kPositions));
     for (int64_t j = 0, count; j < all; j += count) {
       count = least(piece, all - j);
       if (j >= at.left && j + count <= at.right)
@@ -180,8 +182,8 @@ struct Depthwise {
     }
   }
 
-  template <bool EDGE, int ROWS, int COUNT = kAcross>
-  static void sum_some(int64_t count, const Rows& at, int64_t j) {
+  template <bool EDGE, int ROWS, int COUNT = kPositions>
+  static void sum_some(int64_t count, const SomeRows& at, int64_t j) {
     if constexpr (COUNT > 1)
       if (count < COUNT) return sum_some<EDGE, ROWS, COUNT - 1>(count, at, j);
     const CorrelateJob& job = at.job;
@@ -205,7 +207,7 @@ struct Depthwise {
   // GCC, a function that asks has no effect. With counters of 64 bits the loops are tighter, and
   // a Zen 5 reads rows of stride 2 from memory 1.6 times slower.
   template <int ROWS, int COUNT>
-  __attribute__((always_inline)) static void ask_for_next(const Rows& at, int64_t j, int64_t x,
+  __attribute__((always_inline)) static void ask_for_next(const SomeRows& at, int64_t j, int64_t x,
                                                           int64_t channel) {
     const CorrelateJob& job = at.job;
     for (int q = 0; q < ROWS * job.h.step; ++q)
@@ -219,8 +221,8 @@ struct Depthwise {
 
   // A line of the source, from which taps share what they load if they meet neighbours.
   template <bool EDGE, int ROWS, int COUNT>
-  static void add_line(const Line& line, int64_t filter, int64_t x, int64_t column, const Rows& at,
-                       V (&sum)[ROWS][COUNT]) {
+  static void add_line(const Line& line, int64_t filter, int64_t x, int64_t column,
+                       const SomeRows& at, V (&sum)[ROWS][COUNT]) {
     int64_t s = 0, apart = at.taps > 1 ? at.offset(1) - at.offset(0) : 0;
     auto add = [&](auto taps) {
       add_taps<EDGE, taps.value>(line, filter + s * lanes, x + s * apart * at.job.source.w,
@@ -233,8 +235,8 @@ struct Depthwise {
   }
 
   template <bool EDGE, int TAPS, int ROWS, int COUNT>
-  static void add_taps(const Line& line, int64_t filter, int64_t x, int64_t column, const Rows& at,
-                       V (&sum)[ROWS][COUNT]) {
+  static void add_taps(const Line& line, int64_t filter, int64_t x, int64_t column,
+                       const SomeRows& at, V (&sum)[ROWS][COUNT]) {
     static constexpr S zeros[lanes] = {};
     int64_t step = at.job.w.step, pixel = step * at.job.source.w;
     int64_t limit = line.from ? at.job.w.limit : 0;

@@ -305,7 +305,7 @@ struct Direct {
                             size,
                             least(channels, elements<E>(job.depth) - channel)};
     bool special = chunk.pack();
-    if (special) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, special);
     return special;
   }
 

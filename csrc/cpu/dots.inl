@@ -54,7 +54,7 @@ struct Dots {
           clear(to + job.depth, 1, line(job) - job.depth);
           for (int64_t c = 0; c < job.depth; ++c) special += to[c] * 0;
         }
-    if (special != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, special != 0);
   }
 
   static int64_t tasks(const CorrelateJob& job) {
@@ -148,11 +148,11 @@ struct Dots {
       std::fill(square[k] + i, square[k] + lanes, V{});
       transpose<T>(square[k]);
       for (int64_t half = lanes / 2; half > 0; half /= 2)
-        for (int64_t i = 0; i < half; ++i) square[k][i] += square[k][i + half];
+        for (int64_t lane = 0; lane < half; ++lane) square[k][lane] += square[k][lane + half];
       T sums[lanes];
       store<T>(square[k][0] + bias[k], sums);
-      for (int64_t i = 0; i < count; ++i)
-        narrow(sums[i], result[job.w.position[j + i] * job.result.w + k * job.result.c]);
+      for (int64_t p = 0; p < count; ++p)
+        narrow(sums[p], result[job.w.position[j + p] * job.result.w + k * job.result.c]);
     }
   }
 };

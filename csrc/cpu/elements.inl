@@ -145,11 +145,7 @@ class Special {
     else
       found_ += value * 0;
   }
-  bool any() const {
-    bool any = false;
-    for (int64_t lane = 0; lane < Vector<E>::lanes; ++lane) any |= found_[lane] != 0;
-    return any;
-  }
+  bool any() const { return any_lane(found_); }
 
  private:
   typename Vector<E>::type found_ = {};

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <type_traits>
 
 #include "../arrays.h"
@@ -26,7 +27,7 @@ namespace fullconv {
 // batch.
 struct CorrelateJob {
   View source, result;
-  const void* filter;  // packed: [segments][groups][panels][components·depth·taps][panel width]
+  const void* filter;  // packed, as its way says
   const void* bias;    // [groups·rows], or null
   int64_t bias_stride;
   int64_t batch;                                      // samples a segment
@@ -48,7 +49,7 @@ struct CorrelateJob {
 // forward's.
 struct ScatterJob {
   View grad, result;
-  const void* filter;  // packed: [segments][groups][channel blocks][panels][depth][tile rows]
+  const void* filter;  // packed, as its way says
   const void* bias;    // [groups·channels], or null
   int64_t bias_stride;
   int64_t batch;                                            // samples a segment
@@ -81,29 +82,20 @@ struct ChannelSumJob {
 // The cost of a job (cost.inl) that a way cannot do.
 constexpr double kNever = __builtin_inf();
 
-// A way to do correlate's jobs: what one costs, how it wants the filter, its tasks.
-struct CorrelateWay {
+// A way to do jobs with a filter: what one costs, how it wants the filter, its tasks.
+template <class Job>
+struct FilterWay {
   const char* name;
-  double (*cost)(const CorrelateJob&);
-  int64_t (*packed_filter_size)(const CorrelateJob&);
-  int64_t (*pack_filter_tasks)(const CorrelateJob&);
-  void (*pack_filter)(const CorrelateJob&, const FilterView&, void* packed, int64_t task);
-  int64_t (*tasks)(const CorrelateJob&);
-  int64_t (*scratch)(const CorrelateJob&);
-  void (*run)(const CorrelateJob&, int64_t task, void* scratch);
+  double (*cost)(const Job&);
+  int64_t (*packed_filter_size)(const Job&);
+  int64_t (*pack_filter_tasks)(const Job&);
+  void (*pack_filter)(const Job&, const FilterView&, void* packed, int64_t task);
+  int64_t (*tasks)(const Job&);
+  int64_t (*scratch)(const Job&);
+  void (*run)(const Job&, int64_t task, void* scratch);
 };
-
-// full_convolve's scatter form.
-struct ScatterWay {
-  const char* name;
-  double (*cost)(const ScatterJob&);
-  int64_t (*packed_filter_size)(const ScatterJob&);
-  int64_t (*pack_filter_tasks)(const ScatterJob&);
-  void (*pack_filter)(const ScatterJob&, const FilterView&, void* packed, int64_t task);
-  int64_t (*tasks)(const ScatterJob&);
-  int64_t (*scratch)(const ScatterJob&);
-  void (*run)(const ScatterJob&, int64_t task, void* scratch);
-};
+using CorrelateWay = FilterWay<CorrelateJob>;
+using ScatterWay = FilterWay<ScatterJob>;  // full_convolve's scatter form
 
 // A way to do correlate_weight's jobs: its tasks make the parts of the sum, reduce adds them.
 struct WeightWay {

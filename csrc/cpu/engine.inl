@@ -63,8 +63,8 @@ namespace {
 #include "pool_scatter.inl"
 #include "pool_gather.inl"
 
-template <class Way>
-constexpr CorrelateWay correlate_way(const char* name) {
+template <class Way, class Job = CorrelateJob>
+constexpr FilterWay<Job> filter_way(const char* name) {
   return {name,
           Way::cost,
           Way::packed_filter_size,
@@ -81,32 +81,20 @@ constexpr WeightWay weight_way(const char* name) {
           Way::scratch, Way::run,  Way::reduce_tasks, Way::reduce};
 }
 
-template <class Way>
-constexpr ScatterWay scatter_way(const char* name) {
-  return {name,
-          Way::cost,
-          Way::packed_filter_size,
-          Way::pack_filter_tasks,
-          Way::pack_filter,
-          Way::tasks,
-          Way::scratch,
-          Way::run};
-}
-
 template <class S>
 constexpr Engine make_engine() {
   return {
-      correlate_way<Channels<S>>("channels"),
+      filter_way<Channels<S>>("channels"),
       {
 #ifdef FULLCONV_MATRIX_UNIT
-          correlate_way<Amx<S>>("amx"),
+          filter_way<Amx<S>>("amx"),
 #endif
-          correlate_way<Unreached<S>>("unreached"), correlate_way<Winograd<S, 3>>("winograd"),
-          correlate_way<Winograd<S, 5>>("winograd"), correlate_way<Depthwise<S>>("depthwise"),
-          correlate_way<Dots<S>>("dots"), correlate_way<Pointwise<S>>("pointwise"),
-          correlate_way<Direct<S>>("direct"), correlate_way<Lines<S>>("lines"),
-          correlate_way<Correlate<S>>("gemm")},
-      scatter_way<Scatter<S>>("scatter"),
+          filter_way<Unreached<S>>("unreached"), filter_way<Winograd<S, 3>>("winograd"),
+          filter_way<Winograd<S, 5>>("winograd"), filter_way<Depthwise<S>>("depthwise"),
+          filter_way<Dots<S>>("dots"), filter_way<Pointwise<S>>("pointwise"),
+          filter_way<Direct<S>>("direct"), filter_way<Lines<S>>("lines"),
+          filter_way<Correlate<S>>("gemm")},
+      filter_way<Scatter<S>, ScatterJob>("scatter"),
       {
 #ifdef FULLCONV_MATRIX_UNIT
           weight_way<AmxWeight<S>>("amx"),

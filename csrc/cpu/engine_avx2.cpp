@@ -1,4 +1,4 @@
-// The engine for AVX2, FMA and F16C: 16 registers of 256 bits.
+// The engine for AVX2 and what came with it (FMA, F16C, BMI): 16 registers of 256 bits.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -10,7 +10,8 @@
 #define FULLCONV_TILE_ROWS 6
 #define FULLCONV_SUPPORTED                                            \
   (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && \
-   __builtin_cpu_supports("f16c"))
+   __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") && \
+   __builtin_cpu_supports("bmi2"))
 
 // From here on, headers are done: what follows is for this instruction set alone.
 #if defined(__clang__)

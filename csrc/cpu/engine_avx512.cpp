@@ -11,7 +11,7 @@
 #define FULLCONV_SUPPORTED                                                     \
   (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&  \
    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && \
-   __builtin_cpu_supports("fma"))
+   avx2_instruction_set.supported())
 
 // From here on, headers are done: what follows is for this instruction set alone.
 #if defined(__clang__)

@@ -34,13 +34,11 @@ struct LineLayout {
   int64_t first_u, phases, phase_length;
 
   LineLayout(const AxisMap& h, const AxisMap& w, int64_t row, int64_t rows, int64_t unit) {
-    auto [low_h, high_h] = reach(h);
-    auto [low_w, high_w] = reach(w);
-    first_v = h.base[0] + h.step * row + low_h;
-    height = h.step * (rows - 1) + high_h - low_h + 1;
-    first_u = w.base[0] + low_w;
+    first_v = h.base[0] + h.step * row + low_offset(h);
+    height = h.step * (rows - 1) + high_offset(h) - low_offset(h) + 1;
+    first_u = w.base[0] + low_offset(w);
     phases = w.step;
-    phase_length = round_up(w.positions, unit) + (high_w - low_w) / w.step + 1;
+    phase_length = round_up(w.positions, unit) + (high_offset(w) - low_offset(w)) / w.step + 1;
   }
   int64_t line() const { return phases * phase_length; }
   int64_t plane() const { return area(height, line()); }
@@ -51,24 +49,7 @@ struct LineLayout {
     int64_t u = w.base[0] + w.offset[tap % w.taps] - first_u;
     return v * line() + u % phases * phase_length + u / phases;
   }
-
- private:
-  static std::pair<int64_t, int64_t> reach(const AxisMap& axis) {  // offsets run one way
-    int64_t first = axis.offset[0], last = axis.offset[axis.taps - 1];
-    return first < last ? std::pair<int64_t, int64_t>(first, last)
-                        : std::pair<int64_t, int64_t>(last, first);
-  }
 };
-
-inline int64_t shown_source(const AxisMap& axis, int64_t index) {
-  return index >= 0 && index < axis.limit ? index : shown_index(index, axis.limit, axis.padding);
-}
-
-// An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
-inline int64_t source_or_none(const AxisMap& axis, int64_t index) {
-  int64_t shown = shown_source(axis, index);
-  return shown < axis.limit ? shown : -1;
-}
 
 // Elements that lie beside each other, by whole vectors but for a few.
 template <class S, class T>

@@ -13,7 +13,6 @@ template <class S>
 struct LinesWeight {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
-  typedef uint32_t Word32 __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
   static constexpr int64_t lanes = Vector<T>::lanes;
   static constexpr int kTaps = 6, kFilters = 2;  // sums in registers
   static constexpr int64_t kGrads = 2 * kLines;  // gradients of a block of rows, or of one row
@@ -152,7 +151,7 @@ struct LinesWeight {
     return {reinterpret_cast<const T*>(sample), job.h.step * job.input.h};
   }
 
-  static V masked(V value, Word32 mask) { return bits_as<V>(bits_as<Word32>(value) & mask); }
+  static V masked(V value, Words mask) { return bits_as<V>(bits_as<Words>(value) & mask); }
 
   // kTaps rows of the result by kFilters, over a block of the gradient's rows. Where fewer are
   // left, the last is done again, and not added.
@@ -169,7 +168,7 @@ struct LinesWeight {
     T edge[lanes];
     for (int64_t lane = 0; lane < lanes; ++lane)
       edge[lane] = lane < rest ? bits_as<T>(~typename Bits<T>::type(0)) : T(0);
-    Word32 mask;
+    Words mask;
     __builtin_memcpy(&mask, edge, sizeof(mask));
     V sum[kTaps][kFilters] = {};
     for (int64_t i = 0; i < height; ++i) {

@@ -58,10 +58,27 @@ struct Patches {
   const AxisMap& w;
 };
 
+// The source index that base + offset shows, or -1 for a zero.
+inline int64_t shown_source(const AxisMap& axis, int64_t index) {
+  return index >= 0 && index < axis.limit ? index : shown_index(index, axis.limit, axis.padding);
+}
+
+// An index that positions beyond the last one would meet shows a zero, whatever the padding mode.
+inline int64_t source_or_none(const AxisMap& axis, int64_t index) {
+  int64_t shown = shown_source(axis, index);
+  return shown < axis.limit ? shown : -1;
+}
+
 inline int64_t source_index(const AxisMap& axis, int64_t tap, int64_t position) {
-  int64_t index = axis.base[position] + axis.offset[tap];
-  if (index >= 0 && index < axis.limit) return index;
-  return shown_index(index, axis.limit, axis.padding);
+  return shown_source(axis, axis.base[position] + axis.offset[tap]);
+}
+
+// Offsets run one way.
+inline int64_t low_offset(const AxisMap& axis) {
+  return least(axis.offset[0], axis.offset[axis.taps - 1]);
+}
+inline int64_t high_offset(const AxisMap& axis) {
+  return most(axis.offset[0], axis.offset[axis.taps - 1]);
 }
 
 // Calls f(n, row, column, count, at) for each piece of a row that a block of positions holds.

@@ -1,17 +1,15 @@
 // A padded block: what a block of output rows needs of some channels of the source, with the
 // padding's zeros or mirrored elements around it and the channels innermost, so that every tap is a
-// shift of it. Copied once, from any layout.
+// shift of it. Copied once, from any layout. Rows and columns are counted as base + offset.
 
-// A padded block: rows and columns of the source, counted as base + offset, by some channels.
 struct PaddedBlock {
   int64_t low_h, low_w;   // the smallest offsets
   int64_t height, width;  // of the block
 
   PaddedBlock(const AxisMap& h, const AxisMap& w, int64_t rows) {
-    low_h = least(h.offset[0], h.offset[h.taps - 1]);  // offsets run one way
-    low_w = least(w.offset[0], w.offset[w.taps - 1]);
-    height = h.step * (rows - 1) + h.offset[0] + h.offset[h.taps - 1] - 2 * low_h + 1;
-    width = w.step * (w.positions - 1) + w.offset[0] + w.offset[w.taps - 1] - 2 * low_w + 1;
+    low_h = low_offset(h), low_w = low_offset(w);
+    height = h.step * (rows - 1) + high_offset(h) - low_h + 1;
+    width = w.step * (w.positions - 1) + high_offset(w) - low_w + 1;
   }
   int64_t positions() const { return area(height, width); }
   // Whether a tap meets a row, counted as offset, from every step-th position on.

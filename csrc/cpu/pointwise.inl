@@ -83,7 +83,7 @@ struct Pointwise {
           S* to = result + m * job.result.c + j;
           if constexpr (std::is_same_v<S, T>) {
             if (once)
-              multiply_panel(rows, some, chunk.channels, a, Strided<T>{at, job.source.c}, to,
+              multiply_panel(rows, some, chunk.channels, a, LongLines<T>{at, job.source.c}, to,
                              job.result.c, index > 0, left_over);
             else
               multiply_panel(rows, some, chunk.channels, a,

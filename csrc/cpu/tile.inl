@@ -45,7 +45,7 @@ struct Panel {
 
 // Or in lines that are longer than a panel is wide.
 template <class T>
-struct Strided {
+struct LongLines {
   static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
   const T* data;
   int64_t line;

@@ -161,6 +161,19 @@ inline void store_some(typename Vector<T>::type value, int64_t count, S* to) {
 
 #endif
 
+// Whether some lane is not zero: of a sum of numbers times 0, whether there was a NaN or Inf.
+template <class V>
+inline bool any_lane(const V& value) {
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(value[0]); ++lane)
+    if (value[lane] != 0) return true;
+  return false;
+}
+
+// Sets a flag that other tasks may set too.
+inline void mark(bool* flag, bool found) {
+  if (found) __atomic_store_n(flag, true, __ATOMIC_RELAXED);
+}
+
 // Integers as wide as T: which lanes a shuffle takes.
 template <class T>
 struct Lanes {

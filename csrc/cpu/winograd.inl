@@ -150,9 +150,7 @@ struct Winograd {
   static int64_t tap(const AxisMap& axis, int64_t r) {
     return axis.tap[axis.offset[1] > axis.offset[0] ? r : R - 1 - r];
   }
-  static int64_t origin(const AxisMap& axis) {
-    return axis.base[0] + least(axis.offset[0], axis.offset[R - 1]);
-  }
+  static int64_t origin(const AxisMap& axis) { return axis.base[0] + low_offset(axis); }
 
   // to[channel][r][s][lane]: taps in the order of the source, a vector of rows. Where each tap's
   // lie in a place of their own, asks for those `ahead` further on: no processor follows so many.
@@ -210,8 +208,7 @@ struct Winograd {
                                                 place + i * kColumns<T>, blocks.filter_plane(),
                                                 kColumns<T>);
       }
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      if (special[lane] != 0) __atomic_store_n(job.special, true, __ATOMIC_RELAXED);
+    mark(job.special, any_lane(special));
   }
 
   // Aᵀ product A, plus bias, for one vector of channels.
@@ -242,8 +239,7 @@ struct Winograd {
         special +=
             interpolate_tile<m>(products + (at + tile) * blocks.row_block, blocks.product_plane(),
                                 blocks.row_block, bias, strip + tile * m * lanes, m * tiles);
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        if (special[lane] != 0) __atomic_store_n(job.spread + sample, true, __ATOMIC_RELAXED);
+      mark(job.spread + sample, any_lane(special));
       store_strip(strip, m * tiles, rows, columns, channels, to, result);
     }
   }

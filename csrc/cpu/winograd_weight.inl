@@ -168,7 +168,7 @@ struct WinogradWeight {
     for (int64_t j = 0; j < columns; j += kColumns<T>)
       for (int64_t i = 0; i < rows; i += height) {
         int64_t some = least(height, rows - i);
-        Strided<T> with{b + j, ldb};
+        LongLines<T> with{b + j, ldb};
         if (columns - j > lanes)
           tile_of<T, Rows::columns, 2>(some, depth, a + i, lda, with, c + i * ldc + j, ldc, add);
         else
@@ -196,8 +196,7 @@ struct WinogradWeight {
             *reinterpret_cast<V*>(partial(job, split, segment, group, first_c + c, first_k + k) +
                                   i * line(job)) = taps[i];
       }
-    for (int64_t lane = 0; lane < lanes; ++lane)
-      if (special[lane] != 0) __atomic_store_n(job.spread + segment, true, __ATOMIC_RELAXED);
+    mark(job.spread + segment, any_lane(special));
   }
 
   // A vector of filters of up to a vector of channels: taps[channel][tap][lane].

@@ -93,7 +93,7 @@ def test_images_of_any_size():
 
 
 def test_groups_strides_and_dilations_of_any_number():
-    """A graph for each number would end at the limit of eight; groups are also a batch's filters."""
+    """A graph for each number would end at the limit of eight."""
 
     def call(x: Tensor, f: Tensor, stride: int, dilation: int) -> Tensor:
         joined = x.reshape(1, -1, *x.shape[2:])

@@ -423,6 +423,23 @@ def test_relu_in_place():
         y.sum().backward()
 
 
+def test_relu_in_place_of_inference_tensors():
+    """An error outside inference mode; stock raises it when it has written."""
+    with torch.inference_mode():
+        x = -torch.ones(2, 3)
+        assert functional.relu(x[:1], inplace=True).sum() == 0
+        rest = x[1:]
+    for tensor in (x, rest):
+        before = tensor.tolist()
+        with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside"):
+            functional.relu(tensor, inplace=True)
+        assert tensor.tolist() == before
+    compiled = torch.compile(functional.relu, backend="aot_eager")
+    for function in (F.relu, compiled):
+        with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside"):
+            function(rest, inplace=True)
+
+
 MODULES = [
     ("ReLU", (), {}),
     ("ReLU", (), {"inplace": True}),

@@ -150,6 +150,15 @@ def check_in_place(input: Tensor) -> None:
         raise RuntimeError(
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
+    if (
+        not torch.compiler.is_compiling()  # Dynamo cannot ask; there the copy raises this error
+        and input.is_inference()
+        and not torch.is_inference_mode_enabled()
+    ):
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. You can make "
+            "a clone to get a normal tensor before doing inplace update."
+        )
     if any(s == 0 and n > 1 for n, s in zip(input.shape, input.stride(), strict=True)):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a "

@@ -423,6 +423,12 @@ def test_relu_in_place():
         y.sum().backward()
 
 
+def test_relu_in_place_of_nothing_expanded():
+    x = torch.empty(0, 3, 1).expand(0, 3, 4)
+    for function in (F.relu, functional.relu):
+        assert function(x, inplace=True) is x
+
+
 def test_relu_in_place_of_inference_tensors():
     """An error outside inference mode; stock raises it when it has written."""
     with torch.inference_mode():

@@ -159,7 +159,8 @@ def check_in_place(input: Tensor) -> None:
             "Inplace update to inference tensor outside InferenceMode is not allowed. You can make "
             "a clone to get a normal tensor before doing inplace update."
         )
-    if any(s == 0 and n > 1 for n, s in zip(input.shape, input.stride(), strict=True)):
+    overlaps = any(s == 0 and n > 1 for n, s in zip(input.shape, input.stride(), strict=True))
+    if overlaps and input.numel() > 0:
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a "
             "single memory location. Please clone() the tensor before performing the operation."

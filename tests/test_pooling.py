@@ -429,6 +429,21 @@ def test_relu_in_place_of_nothing_expanded():
         assert function(x, inplace=True) is x
 
 
+def test_relu_in_place_of_negative_views():
+    """As what they show; the tensor that they negate gets the result."""
+    found = []
+    for function in (functional.relu, F.relu):
+        base = torch.complex(torch.zeros(3, 70), special((3, 70), F32))
+        view = base.conj().imag
+        assert view.is_neg()
+        assert function(view, inplace=True) is view
+        leaf = image(2, 5).to(torch.complex128).mul(1j).requires_grad_()
+        part = (leaf * 1).conj().imag
+        function(part, inplace=True).square().sum().backward()
+        found.append((view.resolve_neg(), base.imag, part.detach().resolve_neg(), leaf.grad))
+    torch.testing.assert_close(*found, rtol=0, atol=0, equal_nan=True)
+
+
 def test_relu_in_place_of_inference_tensors():
     """An error outside inference mode; stock raises it when it has written."""
     with torch.inference_mode():

@@ -74,8 +74,8 @@ class ReluInPlace(Relu):
 
 
 def relu_(input: Tensor) -> Tensor:
-    """`Relu` in place; torch.func, forward mode and graphs see a copy."""
-    if torch.compiler.is_compiling() or recorded() or transformed():
+    """`Relu` in place; torch.func, forward mode, graphs and negative views see a copy."""
+    if torch.compiler.is_compiling() or recorded() or transformed() or input.is_neg():
         return input.copy_(Relu.apply(input))
     if torch.is_grad_enabled() and input.requires_grad:
         return ReluInPlace.apply(input)

@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,15 @@ POOLING = {
         *((f"padding {n!r}", (X, 2), {"padding": n}) for n in NUMBERS if n not in (0, (0, 1))),
         *((f"dilation {n!r}", (X, 2), {"dilation": n}) for n in NUMBERS if name == "max_pool2d"),
     )
+}
+POOLING |= {
+    f"{name}: {keyword} {value!r}": (name, (X, 2), {keyword: value})
+    for name, keyword in (
+        ("max_pool2d", "ceil_mode"),
+        ("avg_pool2d", "ceil_mode"),
+        ("avg_pool2d", "count_include_pad"),
+    )
+    for value in ("False", 1, None, np.bool_(True), torch.tensor(True))
 }
 POOLING |= {
     "avg_pool2d: divisor 0": ("avg_pool2d", (X, 2), {"divisor_override": 0}),

@@ -51,6 +51,13 @@ def integer(name: str, value: Any, too_large: type[Exception] = ValueError) -> i
     return value
 
 
+def boolean(name: str, value: Any) -> bool:
+    """A bool, and nothing that acts as one: stock takes no int, no NumPy bool and no SymBool."""
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be a bool, but got {type(value).__name__} {value!r}")
+    return value
+
+
 def _integers(name: str, value: Any, lengths: tuple[int, ...]) -> Sequence[int]:
     if not isinstance(value, (tuple, list)):
         return (integer(name, value),)

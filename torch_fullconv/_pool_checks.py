@@ -53,7 +53,7 @@ def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> N
         )
 
 
-def windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
+def windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> Windows:
     """The layer's windows; a stride of None or () is the kernel's size."""
     kernel = _checks.pair("kernel_size", kernel_size)
     stride_given = not (stride is None or (isinstance(stride, (tuple, list)) and not stride))
@@ -62,7 +62,7 @@ def windows(kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mod
         *(_checks.pair("stride", stride) if stride_given else kernel),
         *_checks.pair("padding", padding),
         *_checks.pair("dilation", dilation),
-        int(bool(ceil_mode)),
+        int(_checks.boolean("ceil_mode", ceil_mode)),
     )
 
 

@@ -151,7 +151,7 @@ def avg_pool2d(
         )
     _pool_checks.check_tensor("avg_pool2d", input, _pool_checks.AVERAGED)
     windows = _pool_checks.windows(kernel_size, stride, padding, 1, ceil_mode)
-    divisor = Divisor(bool(count_include_pad))
+    divisor = Divisor(_checks.boolean("count_include_pad", count_include_pad))
     if divisor_override is not None:
         divisor = Divisor(override=_checks.integer("divisor_override", divisor_override))
         if divisor.override == 0:

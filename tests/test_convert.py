@@ -1,7 +1,11 @@
 """A model's layers are swapped in place, and nothing else about them changes."""
 
+import gc
 import pickle
+import time
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import pytest
@@ -89,6 +93,31 @@ class Standardized(nn.ConvTranspose2d):
         raise NotImplementedError
 
 
+class Doubled(nn.Conv2d):
+    def __call__(self, input):
+        return 2 * super().__call__(input)
+
+
+class Reduced(nn.Conv2d):
+    def __reduce__(self):
+        return nn.Conv2d, (1, 1, 1)
+
+
+class Grown(nn.LazyConv2d):
+    cls_to_become = Plain
+
+
+class Final(type):
+    def __new__(meta, name, bases, names):
+        if any(isinstance(base, meta) for base in bases):
+            raise TypeError(f"{bases} have no subclasses")
+        return super().__new__(meta, name, bases, names)
+
+
+class Sealed(nn.Conv2d, metaclass=Final):
+    pass
+
+
 class Mixin:
     pass
 
@@ -137,11 +166,15 @@ def test_layers_that_compute_in_their_own_way_are_left_and_named():
         weight_norm(Scaled(1, 1, 1)),
         replaced_forward(),
         Mixed(1, 1, 1),
+        Doubled(1, 1, 1),
+        Reduced(1, 1, 1),
+        Grown(1, 1),
+        Sealed(1, 1, 1),
     )
     kinds = [type(layer) for layer in m.modules()]
     names = (
         r"Scaled \(0, 2\.0\); Standardized \(2\.1\); ParametrizedScaled \(3\); Conv2d \(4\); "
-        r"Mixed \(5\)\."
+        r"Mixed \(5\); Doubled \(6\); Reduced \(7\); Grown \(8\); Sealed \(9\)\."
     )
     with pytest.warns(UserWarning, match=names) as caught:
         tfc.convert(m)
@@ -150,6 +183,57 @@ def test_layers_that_compute_in_their_own_way_are_left_and_named():
     assert changed == [2]
     with pytest.warns(UserWarning, match=r"Scaled \(the model itself\)\."):
         tfc.convert(m[0])
+    tfc.revert(m)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):
+            tfc.convert(m)
+    assert [type(layer) for layer in m.modules()] == kinds, "all or nothing"
+    m[8](torch.zeros(1, 1, 1, 1))
+    assert isinstance(tfc.convert(m[8]), tfc.Conv2d)
+    assert type(tfc.revert(m[8])) is Plain
+
+
+def test_a_class_that_watches_its_subclasses_sees_none_of_ours():
+    watched = []
+
+    class Watching(nn.Conv2d):
+        __slots__ = ("slot",)
+
+        def __init_subclass__(cls, *, key):
+            watched.append(key)
+
+    class Watched(Watching, key=1):
+        pass
+
+    m = nn.Sequential(Watching(1, 1, 1), Watched(1, 1, 1))
+    tfc.convert(m)
+    assert all(isinstance(layer, tfc.Conv2d) for layer in m)
+    for name in ("__name__", "__qualname__", "__module__"):
+        assert getattr(type(m[0]), name) == getattr(Watching, name)
+    assert [type(layer) for layer in tfc.revert(m)] == [Watching, Watched]
+    assert watched == [1]
+
+
+def test_threads_make_one_class_and_nothing_keeps_it():
+    class Slow(type):
+        def __new__(meta, *arguments):
+            time.sleep(0.05)
+            return super().__new__(meta, *arguments)
+
+    def kinds() -> list[weakref.ref]:
+        class Own(nn.Conv2d, metaclass=Slow):
+            pass
+
+        with ThreadPoolExecutor() as pool:
+            layers = list(pool.map(lambda _: tfc.convert(Own(1, 1, 1)), range(3)))
+        assert len({type(layer) for layer in layers}) == 1
+        return [weakref.ref(kind) for kind in (Own, type(layers[0]))]
+
+    left = kinds()
+    gc.collect()  # what was made of the class
+    gc.collect()  # the class itself
+    assert [kind() for kind in left] == [None, None]
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation.*deprecated")

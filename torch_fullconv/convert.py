@@ -6,10 +6,12 @@ parameters, buffers, hooks, sharing, dtype, layout and training mode are not tou
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
+from weakref import WeakValueDictionary
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -26,7 +28,15 @@ _TWINS: dict[Kind, Kind] = {
     nn.LazyConvTranspose2d: LazyConvTranspose2d,
 }
 _STOCK = {ours: stock for stock, ours in _TWINS.items()}
-_FORWARD = {"forward", "_conv_forward", "__call__"}
+# What has any of these of its own computes, becomes or is copied as it alone knows.
+_OWN_WAYS = {
+    "forward",
+    "_conv_forward",
+    "__call__",
+    "cls_to_become",
+    "__reduce__",
+    "__reduce_ex__",
+}
 
 
 def convert(model: Model) -> Model:
@@ -35,7 +45,9 @@ def convert(model: Model) -> Model:
     In place: a layer keeps all it has, and one that is used twice is still one. A layer of a
     subclass that does not touch the forward becomes ours and stays an instance of its class. A
     layer whose class, or whoever replaced its `forward`, computes in another way is left alone
-    (quantisation-aware layers, layers that FSDP wraps): one warning names them all.
+    (quantisation-aware layers, layers that FSDP wraps), and so is one whose class says itself how
+    it is pickled, what it becomes when it is no longer lazy, or that nothing derives from it: one
+    warning names them all.
 
     Returns:
         The model itself.
@@ -48,22 +60,25 @@ def convert(model: Model) -> Model:
     <class 'torch_fullconv.modules.Conv2d'>
     """
     _check_module("convert", model)
+    twins: list[tuple[nn.Module, Kind]] = []
     left: dict[str, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         kind = type(module)
         if issubclass(kind, tuple(_TWINS)) and not issubclass(kind, tuple(_STOCK)):
-            twin = None if _FORWARD & vars(module).keys() else _twin(module, _ours)
+            twin = None if _OWN_WAYS & vars(module).keys() else _twin(module, _ours)
             if twin is None:
                 left[kind.__name__].append(name or "the model itself")
             else:
-                module.__class__ = twin
-    if left:
+                twins.append((module, twin))
+    if left:  # said first: where warnings are errors, nothing is changed
         warnings.warn(
-            "torch_fullconv.convert leaves layers alone that compute in a way of their own: "
+            "torch_fullconv.convert leaves layers alone that compute, or are copied or derived, in "
+            "a way of their own: "
             + "; ".join(f"{name} ({', '.join(names)})" for name, names in left.items())
             + ". `with torch_fullconv.enabled():` reaches the convolutions that they call.",
             stacklevel=2,
         )
+    _swap(twins)
     return model
 
 
@@ -74,10 +89,15 @@ def revert(model: Model) -> Model:
     <class 'torch.nn.modules.conv.Conv2d'>
     """
     _check_module("revert", model)
-    for module in model.modules():
-        if isinstance(module, tuple(_STOCK)) and (twin := _twin(module, _stocks)):
-            module.__class__ = twin
+    ours = [module for module in model.modules() if isinstance(module, tuple(_STOCK))]
+    twins = [(module, _twin(module, _stocks)) for module in ours]
+    _swap([(module, twin) for module, twin in twins if twin is not None])
     return model
+
+
+def _swap(twins: list[tuple[nn.Module, Kind]]) -> None:
+    for module, twin in twins:
+        module.__class__ = twin
 
 
 def _check_module(function: str, model: Any) -> None:
@@ -105,28 +125,44 @@ def _ours(kind: Kind) -> Kind | None:
     if stock is None:
         return None
     own = kind.__mro__[: kind.__mro__.index(stock)]
-    if not all(issubclass(base, stock) and not _FORWARD & vars(base).keys() for base in own):
+    if not all(issubclass(base, stock) and not _OWN_WAYS & vars(base).keys() for base in own):
         return None
-    if kind not in _joined:
-        _joined[kind] = _join(kind, _TWINS[stock])
-    return _joined[kind]
+    with _joining:
+        joined = _joined.get(kind)
+        if joined is None:
+            try:
+                joined = _joined[kind] = _join(kind, _TWINS[stock])
+            except Exception:  # whatever a metaclass raises that allows no subclass
+                return None
+        return joined
 
 
 def _stocks(kind: Kind) -> Kind | None:
-    return _STOCK.get(kind) or next((own for own, made in _joined.items() if made is kind), None)
+    return _STOCK.get(kind) or vars(kind).get("_made_of")
 
 
-_joined: dict[Kind, Kind] = {}  # subclasses of stock's, and what `_join` made of them
+# Subclasses of stock's, and what `_join` made of them, which live as long as a layer of theirs.
+_joined: WeakValueDictionary[Kind, Kind] = WeakValueDictionary()
+_joining = threading.Lock()
+
+
+class _Joined:
+    """The first base of a class that `_join` made of another, `_made_of`."""
+
+    _made_of: Kind
+
+    def __init_subclass__(cls) -> None:
+        """Nothing: the other bases neither learn of the class nor ask anything of it."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Pickled as what it was made of, which can be imported."""
+        return _new_joined, (self._made_of,), *object.__reduce_ex__(self, 2)[2:]
 
 
 def _join(kind: Kind, ours: Kind) -> Kind:
-    """A class like `kind`, with the forward of ours; it is pickled as what it was made of."""
-
-    def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
-        return _new_joined, (kind,), *object.__reduce_ex__(self, max(protocol, 2))[2:]
-
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (kind, ours), {**names, "__reduce_ex__": reduce})
+    """A class like `kind`, with the forward of ours."""
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "_made_of": kind}
+    return type(kind.__name__, (_Joined, kind, ours), names)
 
 
 def _new_joined(kind: Kind) -> nn.Module:

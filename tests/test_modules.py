@@ -58,6 +58,26 @@ def test_drop_in(name, arguments, keywords):
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("_reversed_padding_repeated_twice", [1, 1, 0, 0]),
+        ("padding", (0, 0)),
+        ("stride", (2, 1)),
+        ("dilation", (1, 2)),
+    ],
+)
+def test_attributes_set_afterwards_count_as_stocks(mode, name, value):
+    """Above all the padding of one axis, by which images are made to fit themselves as tiles."""
+    ours, stock = twins("Conv2d", (3, 4, 3), {"padding": 2})
+    x = image(stock)
+    for layer in (ours, stock):
+        setattr(layer, name, value)
+        layer.padding_mode = mode
+    torch.testing.assert_close(ours(x), stock(x))
+
+
 def test_same_errors_from_the_constructor():
     for bad in ({"groups": 3}, {"padding": "same", "stride": 2}, {"padding_mode": "mirror"}):
         for package in (tfc, nn):

@@ -25,12 +25,14 @@ class Conv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # As stock, whatever was assigned to either of the two after the layer was made.
+        zeros = self.padding_mode == "zeros"
         return functional.conv2d(
             input,
             weight,
             bias,
             self.stride,
-            self.padding,
+            self.padding if zeros else self._reversed_padding_repeated_twice,
             self.dilation,
             self.groups,
             self.padding_mode,

@@ -78,6 +78,13 @@ def test_attributes_set_afterwards_count_as_stocks(mode, name, value):
     torch.testing.assert_close(ours(x), stock(x))
 
 
+def test_a_padding_mode_set_afterwards_is_stocks_error():
+    for layer in twins("ConvTranspose2d", (3, 4, 3), {}):
+        layer.padding_mode = "reflect"
+        with pytest.raises(ValueError, match="Only `zeros` padding mode is supported for"):
+            layer(image(layer))
+
+
 def test_same_errors_from_the_constructor():
     for bad in ({"groups": 3}, {"padding": "same", "stride": 2}, {"padding_mode": "mirror"}):
         for package in (tfc, nn):

@@ -346,6 +346,20 @@ def test_a_parameter_freed_before_its_backward():
     assert_raises(RuntimeError, lambda: y.sum().backward())
 
 
+BEYOND_64_BITS = {  # stock makes something of what is left of these numbers
+    "dilation": lambda f: f.conv_transpose2d(G, W, dilation=2**63 - 1),
+    "stride": lambda f: f.conv_transpose2d(G[:0], W, stride=(1, 2**62)),
+    "input_size": lambda f: f.conv2d_input_grad((2, 4, 2**63, 2**63), W, G, stride=2**62),
+    "weight_size": lambda f: f.conv2d_weight_grad(X, (6, 4, 3, 2**63), G),
+}
+
+
+@pytest.mark.parametrize("call", BEYOND_64_BITS.values(), ids=BEYOND_64_BITS)
+def test_sizes_beyond_64_bits_are_named(call):
+    with pytest.raises(RuntimeError, match=r"size.*\d{19}.* does not fit into 64 bits"):
+        call(tfc.functional)
+
+
 EMPTY = {  # stock takes no time for these
     "padding": lambda f: f.conv2d(X[:0], W, padding=(2**28, 0)),
     "one padding": lambda f: f.conv2d(X[:0], W, padding=(0, 2**39)),

@@ -51,6 +51,13 @@ def integer(name: str, value: Any, too_large: type[Exception] = ValueError) -> i
     return value
 
 
+def _beyond_64_bits(height: int, width: int) -> bool:
+    """Whether no op can take these. Of a graph's sizes, which may be symbolic, nobody asks."""
+    return not torch.compiler.is_compiling() and (
+        (type(height) is int and height > _INT64_MAX) or (type(width) is int and width > _INT64_MAX)
+    )
+
+
 def boolean(name: str, value: Any) -> bool:
     """A bool, and nothing that acts as one: stock takes no int, no NumPy bool and no SymBool."""
     if type(value) is not bool:
@@ -97,7 +104,7 @@ def four_sides(padding: Any) -> tuple[int, int, int, int]:
 
 
 def sizes(name: str, value: Any) -> tuple[int, int, int, int]:
-    """The four sizes of a tensor. They may be symbolic, so nothing bounds them from above."""
+    """The four sizes of a tensor."""
     elements = value if isinstance(value, (tuple, list)) else (value,)
     values = [_index(name, element) for element in elements]
     if len(values) != 4:
@@ -105,6 +112,8 @@ def sizes(name: str, value: Any) -> tuple[int, int, int, int]:
     if min(values) < 0:
         raise RuntimeError(f"{name} must not be negative, but got {values}")
     n, c, h, w = values
+    if _beyond_64_bits(h, w):
+        raise RuntimeError(f"{name}={values} does not fit into 64 bits")
     return n, c, h, w
 
 
@@ -383,6 +392,11 @@ def check_transposed(
         raise RuntimeError(
             f"Given input size per channel: ({height} x {width}). Calculated output size per "
             f"channel: ({rows} x {columns}). Output size is too small"
+        )
+    if _beyond_64_bits(rows, columns):
+        raise RuntimeError(
+            f"Given input size per channel: ({height} x {width}). Calculated output size per "
+            f"channel: ({rows} x {columns}), which does not fit into 64 bits"
         )
     fields = geometry._asdict()
     fields["pad_bottom"] -= extra[0] // geometry.stride_h * geometry.stride_h

@@ -108,6 +108,21 @@ def test_no_channels_leave_the_bias():
     bias = double(6)
     output = fullconv.conv2d(double(2, 0, 5, 5), double(6, 0, 3, 3), bias)
     assert torch.equal(output, bias[:, None, None].expand(2, 6, 3, 3))
+    padded = fullconv.conv2d(double(2, 0, 0, 5), double(6, 0, 1, 3), bias, padding=1)
+    assert torch.equal(padded, bias[:, None, None].expand(2, 6, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "padding"), [("conv2d", 1, 1), ("conv2d", 2, 1), ("conv_transpose2d", 3, 0)]
+)
+def test_no_samples_of_no_rows(name, kernel, padding):
+    """Padding, or the kernel's reach, makes rows of none."""
+    found = []
+    for module in (fullconv, F):
+        x, w = double(0, 2, 0, 5).requires_grad_(), double(2, 2, kernel, kernel).requires_grad_()
+        y = getattr(module, name)(x, w, padding=padding)
+        found.append((y, *torch.autograd.grad(y.sum(), (x, w))))
+    close(*found)
 
 
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])

@@ -283,8 +283,11 @@ def _wrong_channels(kind: str, input: Tensor, weight: Tensor, channels: int) -> 
     )
 
 
-def _check_image(input: Sequence[int]) -> None:
-    if input[-2] == 0 or input[-1] == 0:
+def _check_image(input: Sequence[int], geometry: Geometry) -> None:
+    """Rows and columns, which padding alone may make up for where there is no sum to take."""
+    if (input[-2] == 0 or input[-1] == 0) and (
+        0 not in input[:-2] or PADDING_MODES[geometry.padding_mode] != "zeros"
+    ):
         raise RuntimeError(
             "Only zero batch or zero channel inputs are supported, but got input shape: "
             f"{list(input)}"
@@ -334,7 +337,7 @@ def check_correlation(
         _wrong_channels(f"groups={geometry.groups}", input, weight, channels)
     _check_bias(kernel, bias, kernel[0])
     _check_extent(geometry, image[-2], image[-1], kernel[2], kernel[3])
-    _check_image(image)
+    _check_image(image, geometry)
     _check_padding(geometry, image[-2], image[-1])
 
 
@@ -382,7 +385,7 @@ def check_transposed(
             f"expected weight to be at least 1 at dimension 1, but got {list(weight.shape)}"
         )
     _check_bias(weight.shape, bias, channels)
-    _check_image(input.shape)
+    _check_image(input.shape, geometry)
     (height, width), (r, s) = input.shape[-2:], weight.shape[2:]
     rows = (height - 1) * geometry.stride_h + geometry.dilation_h * (r - 1) + 1 + extra[0]
     columns = (width - 1) * geometry.stride_w + geometry.dilation_w * (s - 1) + 1 + extra[1]

@@ -28,7 +28,7 @@ from layouts import channels_last, layouts, winograd_cases
 from torch import Tensor
 
 import torch_fullconv as tfc
-from torch_fullconv import ops
+from torch_fullconv import algorithms, ops
 from torch_fullconv.ops import Geometry
 
 pytestmark = pytest.mark.usefixtures("poisoned_results")
@@ -185,3 +185,43 @@ def test_the_switch_sets_and_restores():
         assert torch.equal(layer(x), y)
     finally:
         tfc.algorithm("auto")
+
+
+def test_a_switch_is_used_again():
+    """Also inside itself, where what it then changes is undone step by step; and in a graph."""
+    try:
+        direct = tfc.algorithm("direct")
+        tfc.algorithm("auto")
+        for before in ("auto", "winograd"):
+            with tfc.algorithm(before), direct:
+                assert algorithms.current == 1
+                with tfc.algorithm("winograd"):
+                    with direct, direct:
+                        assert algorithms.current == 1
+                    assert algorithms.current == 2
+                assert algorithms.current == 1
+            assert algorithms.current == 0
+    finally:
+        tfc.algorithm("auto")
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def both(x: Tensor, f: Tensor) -> list[Tensor]:
+        results = []
+        for switch in 2 * [tfc.algorithm("direct")]:
+            with switch:
+                results.append(tfc.functional.conv2d(x, f))
+        return results
+
+    x, f = torch.randn(1, 32, 16, 16), torch.randn(32, 32, 3, 3)
+    expected = ops.correlate(x, f, None, Geometry(algorithm=1))
+    assert all(torch.equal(y, expected) for y in both(x, f))
+    assert algorithms.current == 0
+
+
+def test_matrices_go_the_way_that_is_set():
+    x, f = torch.randn(32, 33), torch.randn(3, 3)
+    for index, name in enumerate(("auto", "direct", "winograd")):
+        alone = ops.correlate(x[None, None], f[None, None], None, Geometry(algorithm=index))
+        with tfc.algorithm(name):
+            assert torch.equal(tfc.functional.correlate2d(x, f), alone[0, 0])
+    assert not torch.equal(tfc.functional.correlate2d(x, f), alone[0, 0])

@@ -10,7 +10,7 @@ current = 0  # index into ALGORITHMS
 
 
 class algorithm:  # noqa: N801, named as torch.no_grad is
-    """Sets how convolutions are computed, for good or, as a context manager, for a block.
+    """Sets how convolutions are computed, for good or, as a context manager, for blocks.
 
     A layer's gradients go the way that its forward went. The setting is the process's, for all
     threads, like `torch.backends.cudnn.benchmark`.
@@ -32,11 +32,17 @@ class algorithm:  # noqa: N801, named as torch.no_grad is
         global current
         if name not in ALGORITHMS:
             raise ValueError(f"algorithm must be one of {ALGORITHMS}, but got {name!r}")
-        self.previous = current
-        current = ALGORITHMS.index(name)
+        self.index = ALGORITHMS.index(name)
+        self.entered = False
+        self.previous = [current]  # what its blocks end in, the innermost last
+        current = self.index
 
     def __enter__(self) -> None:
-        pass
+        global current
+        if self.entered:  # else it is the constructor that changed the setting for this block
+            self.previous.append(current)
+        self.entered = True
+        current = self.index
 
     def __exit__(
         self,
@@ -45,4 +51,4 @@ class algorithm:  # noqa: N801, named as torch.no_grad is
         trace: TracebackType | None,
     ) -> None:
         global current
-        current = self.previous
+        current = self.previous.pop()

@@ -1,5 +1,6 @@
 """What a user calls, against stock PyTorch and SciPy."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -223,6 +224,14 @@ def test_autocast_casts_as_stock(function, dtype):
     assert result.isclose(stock(x, w, b).to(dtype), rtol=0.05, atol=0.05).all()
 
 
+@pytest.mark.parametrize("function", ["conv2d", "conv_transpose2d"])
+def test_autocast_leaves_meta_tensors_as_stock(function):
+    x, w = torch.empty(2, 4, 6, 5, device="meta"), torch.empty(4, 4, 3, 3, device="meta")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, stock = getattr(fullconv, function)(x, w), getattr(F, function)(x, w)
+    assert (ours.dtype, ours.shape) == (stock.dtype, stock.shape)
+
+
 EXPORTED = {
     "conv2d": lambda x, w: fullconv.conv2d(x, w, padding="same", padding_mode="reflect"),
     "conv_transpose2d": lambda x, w: fullconv.conv_transpose2d(x, w, stride=2, output_padding=1),
@@ -244,12 +253,28 @@ def test_sizes_stay_free_in_an_export(name, strict):
     close(program.module()(x, w), EXPORTED[name](x, w))
 
 
-def test_torch_function_mode_sees_the_call():
-    class Seen(torch.Tensor):
-        @classmethod
-        def __torch_function__(cls, function, types, args=(), kwargs=None):
-            return function.__name__ if function is fullconv.conv2d else NotImplemented
+class Seen(torch.Tensor):
+    """Gives what it is asked to do."""
 
-    assert fullconv.conv2d(torch.randn(1, 1, 3, 3).as_subclass(Seen), torch.ones(1, 1, 1, 1)) == (
-        "conv2d"
-    )
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return function, inspect.signature(function).bind(*args, **(kwargs or {})).arguments
+
+
+SEEN = double(1, 1, 3, 3).as_subclass(Seen)
+EVERY_ARGUMENT = {
+    "conv2d": (SEEN, W, D, (2, 1), (1, 2), (1, 3), 2, "circular"),
+    "conv_transpose2d": (SEEN, W, D, (2, 1), (1, 2), (1, 0), 2, (1, 3)),
+    "relu": (SEEN, True),
+    "max_pool2d": (SEEN, 3, 2, 1, (1, 3), True, True),
+    "avg_pool2d": (SEEN, 3, 2, 1, True, False, 5),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_ARGUMENT)
+def test_a_subclass_of_tensor_gets_every_argument(name):
+    function, arguments = getattr(fullconv, name), EVERY_ARGUMENT[name]
+    asked, found = function(*arguments)
+    assert asked is function
+    assert [*found] == [*inspect.signature(function).parameters]
+    assert all(a is b for a, b in zip(found.values(), arguments, strict=True))

@@ -101,6 +101,7 @@ BAD = [
     ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 0)),
     ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 1, 0, 0)),
     ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, 1, 2)),
+    ("max_pool2d", (torch.ones(1, 1, 8, 8), 2, 1, 2, 3)),  # half of the kernel's reach
     ("max_pool2d", (torch.ones(1, 2, 4, 4), (1, 2, 3))),
     ("max_pool2d", (torch.ones(1, 2, 4, 4), 2.0)),
     ("max_pool2d", (torch.ones(1, 2, 4, 4), 2, None, 0, 9)),

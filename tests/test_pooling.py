@@ -5,8 +5,12 @@ small integers are exact sums, in every dtype but averages' 16-bit ones, where s
 addition: those are compared with stock's in float64, rounded once.
 """
 
+import os
 import pickle
+import subprocess
+import sys
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -520,3 +524,26 @@ def test_empty_batches_and_indices_only_where_they_are_wanted():
         functional.max_pool2d(image(1, 1, 4, 4), 2)
         functional.max_pool2d(image(1, 1, 4, 4).requires_grad_(), 2)
     assert calls.names == ["max_pool2d", "max_pool2d_indices"]
+
+
+@pytest.mark.slow
+def test_types_tell_one_result_from_two(tmp_path):
+    """For a user's type checker the number of results is that of the call."""
+    pytest.importorskip("mypy")
+    (tmp_path / "calls.py").write_text(
+        "from typing import assert_type\n"
+        "from torch import Tensor\n"
+        "from torch_fullconv.functional import max_pool2d\n"
+        "def check(x: Tensor, both: bool) -> None:\n"
+        "    assert_type(max_pool2d(x, 2), Tensor)\n"
+        "    assert_type(max_pool2d(x, 2, 1, 0, 1, False, False), Tensor)\n"
+        "    assert_type(max_pool2d(x, 2, return_indices=True), tuple[Tensor, Tensor])\n"
+        "    either = max_pool2d(x, 2, return_indices=both)\n"
+        "    assert_type(either, Tensor | tuple[Tensor, Tensor])\n"
+    )
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "mypy", "--python-version=3.11", str(tmp_path / "calls.py")]
+    found = subprocess.run(
+        command, cwd=root, env={**os.environ, "MYPYPATH": "."}, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout

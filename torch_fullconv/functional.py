@@ -123,6 +123,7 @@ def conv2d(
 
     Raises:
         TypeError: an argument is of the wrong type.
+        ValueError: an unknown padding_mode, or a number that does not fit into 64 bits.
         RuntimeError: shapes, dtypes, devices or numbers do not fit each other.
         NotImplementedError: a dtype, layout or device that is not supported.
 
@@ -181,7 +182,7 @@ def conv_transpose2d(
         P = (H-1)·stride - 2·padding + dilation·(R-1) + output_padding + 1.
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: as `conv2d`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `conv2d`.
 
     >>> x = torch.ones(1, 1, 2, 2)
     >>> conv_transpose2d(x, torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
@@ -240,8 +241,8 @@ def conv2d_input_grad(
         (N, C, H, W).
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: as `conv2d`; RuntimeError also where
-            grad_output is not of the size that the layer's output has.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `conv2d`; RuntimeError also
+            where grad_output is not of the size that the layer's output has.
 
     >>> weight = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     >>> conv2d_input_grad((1, 1, 3, 3), weight, torch.ones(1, 1, 2, 2))
@@ -283,7 +284,7 @@ def conv2d_weight_grad(
         (K, C/groups, R, S), or (N, K, C/groups, R, S) with per_sample.
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: as `conv2d_input_grad`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `conv2d_input_grad`.
 
     >>> x = torch.arange(9.0).reshape(1, 1, 3, 3)
     >>> conv2d_weight_grad(x, (1, 1, 2, 2), torch.ones(1, 1, 2, 2))

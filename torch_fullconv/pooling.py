@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -29,8 +30,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
     Raises:
         TypeError: the input is not a tensor.
-        RuntimeError: booleans, or an input that may not be written over.
-        NotImplementedError: a dtype, layout or device that is not supported.
+        RuntimeError: an input that may not be written over.
+        NotImplementedError: a dtype (as booleans), layout or device that is not supported.
 
     >>> import torch
     >>> relu(torch.tensor([-1.0, 0.0, 2.0]))
@@ -43,6 +44,43 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         return Relu.apply(input)
     _pool_checks.check_in_place(input)
     return autograd_pool.relu_(input)
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size2,
+    stride: Size2 | None = None,
+    padding: Size2 = 0,
+    dilation: Size2 = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size2,
+    stride: Size2 | None = None,
+    padding: Size2 = 0,
+    dilation: Size2 = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Size2,
+    stride: Size2 | None = None,
+    padding: Size2 = 0,
+    dilation: Size2 = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def max_pool2d(
@@ -73,6 +111,7 @@ def max_pool2d(
 
     Raises:
         TypeError: an argument is of the wrong type.
+        ValueError: a number does not fit into 64 bits.
         RuntimeError: shapes or numbers do not fit each other.
         NotImplementedError: a dtype, layout or device that is not supported.
 
@@ -131,7 +170,8 @@ def avg_pool2d(
         (N, C, P, Q) or (C, P, Q); channels_last where the input is.
 
     Raises:
-        TypeError, RuntimeError, NotImplementedError: as `max_pool2d`.
+        TypeError, ValueError, RuntimeError, NotImplementedError: as `max_pool2d`; RuntimeError also
+            for a divisor_override of 0.
 
     >>> import torch
     >>> avg_pool2d(torch.tensor([[[1.0, 3.0, 2.0, 2.0], [4.0, 0.0, 2.0, 1.0]]]), 2)

@@ -28,7 +28,7 @@ DTYPES = frozenset(
 )
 DEVICES = frozenset(("cpu", "cuda", "meta"))
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_PADDING_MAX = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
+SIZE_LIMIT = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
 
 def _index(name: str, value: Any) -> int:
@@ -143,15 +143,7 @@ def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]
     for name, tensor in tensors.items():
         if tensor is None and name == "bias":
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{function}(): argument {name!r} must be a Tensor, but got {type(tensor).__name__}"
-            )
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise NotImplementedError(
-                f"{function}(): {name} is {_kind(tensor)}; only dense tensors are supported "
-                "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
-            )
+        check_dense(function, name, tensor)
         if first is None:
             first = tensor
         if tensor.device != first.device:
@@ -159,13 +151,6 @@ def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]
                 f"{function}(): expected all tensors to be on the same device, but {name} is on "
                 f"{tensor.device} and others are on {first.device}"
             )
-        if tensor.device.type not in DEVICES:
-            raise NotImplementedError(
-                f"{function}(): torch_fullconv has no kernels for {tensor.device.type} tensors in "
-                "this build; move the layer and its input to the CPU"
-            )
-        if tensor.is_cuda:
-            _load_cuda(function)
         if autocast and is_autocast(first) and is_autocast(tensor):
             continue
         if tensor.dtype != first.dtype:
@@ -183,11 +168,27 @@ def _check_each_tensor(function: str, autocast: bool, tensors: Mapping[str, Any]
         )
 
 
-def _load_cuda(function: str) -> None:
-    try:
-        load_cuda()
-    except ImportError as error:
-        raise NotImplementedError(f"{function}(): {error}") from None
+def check_dense(function: str, name: str, tensor: Any) -> None:
+    """A dense tensor on a device that we have."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{function}(): argument {name!r} must be a Tensor, but got {type(tensor).__name__}"
+        )
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        raise NotImplementedError(
+            f"{function}(): {name} is {_kind(tensor)}; only dense tensors are supported "
+            "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
+        )
+    if tensor.device.type not in DEVICES:
+        raise NotImplementedError(
+            f"{function}(): torch_fullconv has no kernels for {tensor.device.type} tensors in "
+            "this build; move them to the CPU"
+        )
+    if tensor.is_cuda:
+        try:
+            load_cuda()
+        except ImportError as error:
+            raise NotImplementedError(f"{function}(): {error}") from None
 
 
 def _kind(tensor: Tensor) -> str:
@@ -221,15 +222,15 @@ def check_geometry(geometry: Geometry) -> None:
     if geometry.groups <= 0:
         raise RuntimeError(f"non-positive groups is not supported: {geometry.groups}")
     if not (
-        0 <= geometry.pad_top < _PADDING_MAX
-        and 0 <= geometry.pad_bottom < _PADDING_MAX
-        and 0 <= geometry.pad_left < _PADDING_MAX
-        and 0 <= geometry.pad_right < _PADDING_MAX
+        0 <= geometry.pad_top < SIZE_LIMIT
+        and 0 <= geometry.pad_bottom < SIZE_LIMIT
+        and 0 <= geometry.pad_left < SIZE_LIMIT
+        and 0 <= geometry.pad_right < SIZE_LIMIT
     ):
         pads = geometry.pad_top, geometry.pad_bottom, geometry.pad_left, geometry.pad_right
         if min(pads) < 0:
             raise RuntimeError("negative padding is not supported; crop the input instead")
-        raise RuntimeError(f"padding must be less than {_PADDING_MAX}, but got {max(pads)}")
+        raise RuntimeError(f"padding must be less than {SIZE_LIMIT}, but got {max(pads)}")
 
 
 def _check_kernel(weight: Sequence[int], groups: int) -> None:

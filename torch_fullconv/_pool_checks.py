@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from . import _checks
+from ._checks import SIZE_LIMIT
 from .pool_ops import Windows
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 INTEGERS = frozenset((torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64))
 REAL = FLOATS | INTEGERS
 AVERAGED = FLOATS | {torch.int64}
-_MOST = 2**40  # far above any tensor, so that sums of sizes stay below 2^63
 
 
 def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> None:
@@ -27,22 +27,7 @@ def check_tensor(function: str, input: Any, dtypes: frozenset[torch.dtype]) -> N
         and not input.is_nested
     ):
         return
-    if not isinstance(input, Tensor):
-        raise TypeError(
-            f"{function}(): argument 'input' must be a Tensor, but got {type(input).__name__}"
-        )
-    if input.layout != torch.strided or input.is_quantized or input.is_nested:
-        raise NotImplementedError(
-            f"{function}(): input is {_checks._kind(input)}; only dense tensors are supported "
-            "(use .to_dense(), .dequantize() or torch.nested.to_padded_tensor())"
-        )
-    if input.device.type not in _checks.DEVICES:
-        raise NotImplementedError(
-            f"{function}(): torch_fullconv has no kernels for {input.device.type} tensors; use "
-            f"torch.nn.functional.{function}, or move the input to the CPU"
-        )
-    if input.is_cuda:
-        _checks._load_cuda(function)
+    _checks.check_dense(function, "input", input)
     if input.dtype == torch.bool and function == "relu":
         raise NotImplementedError("Boolean inputs not supported for relu")
     if input.dtype not in dtypes:
@@ -99,8 +84,8 @@ def check_windows(function: str, input: Tensor, windows: Windows) -> None:
                 "pad should be smaller than or equal to half of kernel size, but got padW = "
                 f"{pad[1]}, padH = {pad[0]}, kW = {kernel[1]}, kH = {kernel[0]}"
             )
-        if max(k, d, d * (k - 1)) >= _MOST:
-            raise RuntimeError(f"kernel size and dilation must span less than {_MOST}")
+        if max(k, d, d * (k - 1)) >= SIZE_LIMIT:
+            raise RuntimeError(f"kernel size and dilation must span less than {SIZE_LIMIT}")
     _check_image(function, input)
     rows, columns = input.shape[-2:]
     outputs = windows.output_size(rows, columns)
@@ -126,11 +111,11 @@ def _fit(shape: torch.Size, windows: Windows) -> bool:
 def _axis_fits(size: int, kernel: int, stride: int, pad: int, dilation: int) -> bool:
     return (
         size > 0
-        and 0 < kernel < _MOST
+        and 0 < kernel < SIZE_LIMIT
         and stride > 0
         and 0 <= pad <= kernel // 2
-        and 0 < dilation < _MOST
-        and dilation * (kernel - 1) < _MOST
+        and 0 < dilation < SIZE_LIMIT
+        and dilation * (kernel - 1) < SIZE_LIMIT
         and dilation * (kernel - 1) < size + 2 * pad
     )
 

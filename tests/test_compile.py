@@ -174,3 +174,13 @@ def test_a_jit_trace_trains_after_a_reload(of):
     loaded = torch.jit.load(file)
     x = image(5)
     assert_same(train(loaded, x), train(module, x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated")
+def test_a_reverted_model_can_be_scripted():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3)).double()
+    with pytest.raises(AssertionError, match="Unsupported annotation"):
+        torch.jit.script(tfc.convert(model))
+    x = image(2)
+    expected = model(x)
+    torch.testing.assert_close(torch.jit.script(tfc.revert(model))(x), expected)

@@ -16,11 +16,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.errors import CompileError
 
+# As if the environment were activated: ninja, that came with pip, is called by its name alone.
+os.environ["PATH"] = os.pathsep.join(
+    [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+)
 if sys.platform not in ("linux", "darwin"):
     sys.exit(f"torch_fullconv: {platform.system()} is not supported; use Linux or macOS.")
 try:

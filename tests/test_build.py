@@ -1,17 +1,20 @@
 """The built libraries: one file each, the stable interface only, clear words where they fail."""
 
+import os
 import platform
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import setuptools
 import torch
 from setuptools.errors import CompileError
+from torch.utils.cpp_extension import is_ninja_available
 
 import torch_fullconv
 
@@ -61,15 +64,24 @@ def test_nothing_of_ours_is_visible(library):
     assert [s for s in visible if "fullconv" in s or s.startswith("cuda")] == []
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64"])
-def test_flags_are_for_every_processor(monkeypatch, machine):
-    """Instruction sets are chosen in the sources: no option names one, on any machine."""
+@pytest.fixture
+def setup(monkeypatch):
+    """Runs setup.py without CUDA up to its call of setup(); its names, and `made`: the arguments.
+
+    The environment is as before afterwards.
+    """
     made: dict = {}
-    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(setuptools, "setup", made.update)
     monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
-    runpy.run_path(str(SETUP))
-    (library,) = made["ext_modules"]
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    return lambda: runpy.run_path(str(SETUP)) | {"made": made}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64"])
+def test_flags_are_for_every_processor(monkeypatch, setup, machine):
+    """Instruction sets are chosen in the sources: no option names one, on any machine."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    (library,) = setup()["made"]["ext_modules"]
     flags = library.extra_compile_args
     flags = flags if isinstance(flags, list) else flags["cxx"]
     assert "-O3" in flags
@@ -84,17 +96,27 @@ def test_flags_are_for_every_processor(monkeypatch, machine):
         ("9.0a 12.0+PTX", "90a=sm_90a 120=sm_120 120=compute_120"),
     ],
 )
-def test_kernels_are_for_the_architectures_asked_for(monkeypatch, names, flags):
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
+def test_kernels_are_for_the_architectures_asked_for(monkeypatch, setup, names, flags):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", names)
-    architecture_flags = runpy.run_path(str(SETUP))["architecture_flags"]
+    architecture_flags = setup()["architecture_flags"]
     pairs = (flag.split("=") for flag in flags.split())
     assert architecture_flags() == [f"-gencode=arch=compute_{a},code={c}" for a, c in pairs]
     for unknown in ("Hopper", "7.5"):
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{unknown}")
         with pytest.raises(CompileError, match=f"'{unknown}' in TORCH_CUDA_ARCH_LIST"):
             architecture_flags()
+
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+@pytest.mark.skipif(not (SCRIPTS / "ninja").exists(), reason="ninja is not installed with Python")
+def test_ninja_is_found_by_a_python_that_is_not_activated(monkeypatch, setup, tmp_path):
+    (tmp_path / "c++").symlink_to(shutil.which("c++"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not is_ninja_available()
+    setup()
+    assert is_ninja_available()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF symbols")

@@ -38,11 +38,14 @@ except ImportError:
     )
 if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10):
     sys.exit(f"torch_fullconv: torch {torch.__version__} is too old; torch >= 2.10 is needed.")
-if shutil.which(get_cxx_compiler()) is None:
+# Of "ccache g++" the last word: torch takes CXX for one program, and uses ccache by itself.
+COMPILER = (shlex.split(get_cxx_compiler()) or [""])[-1]
+if shutil.which(COMPILER) is None:
     sys.exit(
         f"torch_fullconv: no C++ compiler '{get_cxx_compiler()}'; install one that knows C++20 "
         "(GCC 11 or Clang 14 and newer) or name it in the environment variable CXX."
     )
+os.environ["CXX"] = COMPILER
 
 ROOT = Path(__file__).parent
 CSRC = ROOT / "csrc"
@@ -121,7 +124,7 @@ class BuildLibraries(BuildExtension):
         """The object files of the kernels, which need nothing of torch."""
         folder = Path(self.build_temp).resolve()
         objects = {s: str((folder / s).with_suffix(".cuda.o")) for s in files("cuda/*.cu")}
-        command = [str(TOOLKIT / "bin/nvcc"), "-ccbin", get_cxx_compiler(), *NVCC_FLAGS]
+        command = [str(TOOLKIT / "bin/nvcc"), "-ccbin", COMPILER, *NVCC_FLAGS]
         command += architecture_flags()
         rules = [
             f"builddir = {folder}",

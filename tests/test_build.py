@@ -14,7 +14,7 @@ import pytest
 import setuptools
 import torch
 from setuptools.errors import CompileError
-from torch.utils.cpp_extension import is_ninja_available
+from torch.utils.cpp_extension import get_cxx_compiler, is_ninja_available
 
 import torch_fullconv
 
@@ -74,6 +74,7 @@ def setup(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", made.update)
     monkeypatch.setenv("TORCH_FULLCONV_CUDA", "0")
     monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("CXX", get_cxx_compiler())
     return lambda: runpy.run_path(str(SETUP)) | {"made": made}
 
 
@@ -105,6 +106,21 @@ def test_kernels_are_for_the_architectures_asked_for(monkeypatch, setup, names, 
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", f"8.0;{unknown}")
         with pytest.raises(CompileError, match=f"'{unknown}' in TORCH_CUDA_ARCH_LIST"):
             architecture_flags()
+
+
+@pytest.mark.parametrize("cxx", ["c++", "ccache c++"])
+def test_what_starts_the_compiler_is_left_to_torch(monkeypatch, setup, cxx):
+    """It takes CXX for the name of one program, as nvcc's -ccbin does."""
+    monkeypatch.setenv("CXX", cxx)
+    setup()
+    assert get_cxx_compiler() == "c++"
+
+
+@pytest.mark.parametrize("cxx", ["", "c+++", "ccache c+++", "c++ -m64"])
+def test_a_compiler_that_is_not_there_is_named(monkeypatch, setup, cxx):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(SystemExit, match=re.escape(f"no C++ compiler '{cxx}'")):
+        setup()
 
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -28,6 +28,11 @@ os.environ["PATH"] = os.pathsep.join(
 )
 if sys.platform not in ("linux", "darwin"):
     sys.exit(f"torch_fullconv: {platform.system()} is not supported; use Linux or macOS.")
+if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 15):
+    sys.exit(
+        "torch_fullconv: a free-threaded Python has the limited API only from 3.15 on; use one "
+        "with a GIL."
+    )
 try:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension, get_cxx_compiler

@@ -108,6 +108,13 @@ def test_kernels_are_for_the_architectures_asked_for(monkeypatch, setup, names, 
             architecture_flags()
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="free-threaded, it has the limited API")
+def test_a_python_without_the_limited_api_is_refused(monkeypatch, setup):
+    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": 1}.get)
+    with pytest.raises(SystemExit, match="free-threaded Python"):
+        setup()
+
+
 @pytest.mark.parametrize("cxx", ["c++", "ccache c++"])
 def test_what_starts_the_compiler_is_left_to_torch(monkeypatch, setup, cxx):
     """It takes CXX for the name of one program, as nvcc's -ccbin does."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,20 @@ def test_this_torch_has_every_function():
     }
     used = [s for s in symbols(LIBRARY, "--undefined-only") if "torch" in s]
     assert [s for s in used if s not in here] == []
+
+
+@pytest.mark.skipif(not (SETUP.parent / ".git").exists(), reason="asks git what there is")
+def test_the_source_distribution_has_every_file(tmp_path):
+    """But the settings of tools, whose names start with a dot."""
+    command = [sys.executable, str(SETUP), "-q", "egg_info", "-e", str(tmp_path), "sdist"]
+    subprocess.run([*command, "-d", str(tmp_path)], cwd=SETUP.parent, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as made:
+        names = {name.partition("/")[2] for name in made.getnames()}
+    git = ["git", "-C", str(SETUP.parent), "ls-files"]
+    known = subprocess.run(git, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [name for name in known if name not in names and name[0] != "."] == []
+    assert [name for name in names if name.endswith((".pyc", ".so"))] == []
 
 
 def copy_of_package(folder: Path) -> Path:

@@ -84,11 +84,12 @@ def allow_tf32() -> bool:
 
 def _check_whole(library: Path) -> None:
     """An OSError for an ELF file that was cut short, of which the loader would die."""
-    content = library.read_bytes()
-    if content[:5] == b"\x7fELF\x02" and len(content) >= 64:
-        (table,) = struct.unpack_from("<Q", content, 40)  # e_shoff, where the last part starts
-        entry_size, entries = struct.unpack_from("<HH", content, 58)  # e_shentsize, e_shnum
-        if len(content) < table + entry_size * entries:
+    with library.open("rb") as file:
+        header = file.read(64)
+    if header[:5] == b"\x7fELF\x02" and len(header) == 64:
+        (table,) = struct.unpack_from("<Q", header, 40)  # e_shoff, where the last part starts
+        entry_size, entries = struct.unpack_from("<HH", header, 58)  # e_shentsize, e_shnum
+        if library.stat().st_size < table + entry_size * entries:
             raise OSError("the file is cut short")
 
 

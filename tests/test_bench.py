@@ -12,8 +12,16 @@ import torch.nn.functional as F
 from torch_fullconv import ops
 from torch_fullconv.__main__ import add_info_arguments
 from torch_fullconv.bench import run
-from torch_fullconv.bench.layers import LAYERS
-from torch_fullconv.bench.measure import LAYOUTS, PASSES
+from torch_fullconv.bench.derivatives import DERIVATIVES, measure_derivative
+from torch_fullconv.bench.layers import ACTIVATIONS, LAYERS
+from torch_fullconv.bench.measure import (
+    LAYOUTS,
+    PASSES,
+    measure_activation,
+    measure_latency,
+    measure_layer,
+    measure_model,
+)
 from torch_fullconv.bench.models import MODELS
 from torch_fullconv.bench.peers import measure_peers
 from torch_fullconv.explanation import command as explain
@@ -82,6 +90,23 @@ def test_activations(tmp_path):
     assert [m["what"] for m in found] == ["forward", "input gradient"]
     assert all(set(m["ours"]) == set(m["stock"]) == set(LAYOUTS) for m in found)
     assert "ReLU and pooling" in done.stdout
+
+
+MEASURES = {
+    "layer": lambda *to: measure_layer(LAYERS[0], PASSES[0], torch.float32, *to),
+    "ReLU": lambda *to: measure_activation(ACTIVATIONS[0], PASSES[1], torch.float32, *to),
+    "model": lambda *to: measure_model(*MODELS[0], *to),
+    "latency": measure_latency,
+    **{name: lambda *to, name=name: measure_derivative(name, *to) for name in DERIVATIVES},
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_everything_is_measured_on_the_device_asked_for(measure):
+    """Not a model's weights here and its input there; meta, which is quick, stands for CUDA."""
+    measured = measure(0.0, "meta")
+    assert measured.device == "meta"
+    assert min(measured.ours.values()) > 0
 
 
 def test_peers_stand_beside_ours_and_stock():

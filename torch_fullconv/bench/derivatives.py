@@ -87,14 +87,15 @@ DERIVATIVES: dict[str, Derivative] = {
 }
 
 
-def measure_derivative(what: str, budget: float) -> Measurement:
+def measure_derivative(what: str, budget: float, device: str = "cpu") -> Measurement:
     calls: dict[str, dict[str, Call]] = {"ours": {}, "stock": {}}
     for who in calls:
         for layout, memory_format in LAYOUTS.items():
             torch.manual_seed(0)
             net = critic() if who == "stock" else convert(critic())
-            net = net.to(memory_format=memory_format)  # type: ignore[call-overload]
-            x = torch.randn(INPUT).contiguous(memory_format=memory_format)
+            net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+            x = torch.randn(INPUT, device=device).contiguous(memory_format=memory_format)
             calls[who][layout] = lambda net=net, x=x: DERIVATIVES[what](net, x)  # type: ignore[misc]
     ours, stock = by_layout(calls, budget)
-    return Measurement("critic", what, "float32", torch.get_num_threads(), ours, stock)
+    threads = torch.get_num_threads()
+    return Measurement("critic", what, "float32", threads, ours, stock, device=device)

@@ -172,10 +172,10 @@ def measure_layer(
 
 
 def measure_activation(
-    layer: Activation, what: str, dtype: torch.dtype, budget: float
+    layer: Activation, what: str, dtype: torch.dtype, budget: float, device: str = "cpu"
 ) -> Measurement:
     """A forward pass, or the whole of a backward pass, which is the input gradient."""
-    x = torch.randn(layer.input, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(layer.input, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     calls: dict[str, dict[str, Call]] = {"ours": {}, "stock": {}}
     for who, module in (("ours", functional), ("stock", F)):
         for name, layout in LAYOUTS.items():
@@ -186,7 +186,7 @@ def measure_activation(
             )
     ours, stock = by_layout(calls, budget)
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    return Measurement(layer.name, what, name, threads, ours, stock, 0, 2 * x.nbytes)
+    return Measurement(layer.name, what, name, threads, ours, stock, 0, 2 * x.nbytes, device)
 
 
 def _forward(function: Call) -> Call:

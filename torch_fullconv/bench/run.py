@@ -98,10 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
         for layer in LAYERS
         if fnmatch.fnmatch(layer.name, arguments.layers)
     ]
-    on_cpu = arguments.device == "cpu"  # ReLU and pooling have no kernels elsewhere
-    activations = [a for a in ACTIVATIONS if on_cpu and fnmatch.fnmatch(a.name, arguments.layers)]
+    activations = [
+        layer._replace(input=(layer.input[0] * arguments.batches, *layer.input[1:]))
+        for layer in ACTIVATIONS
+        if fnmatch.fnmatch(layer.name, arguments.layers)
+    ]
     models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
-    critic = on_cpu and fnmatch.fnmatch("critic", arguments.models)
+    critic = fnmatch.fnmatch("critic", arguments.models)
     if not layers and not activations and not models and not critic:
         raise SystemExit("no layer and no model has such a name")
     for file in (arguments.json, arguments.markdown):  # before minutes are spent on what goes there
@@ -124,21 +127,23 @@ def run(arguments: argparse.Namespace) -> None:
             for layer, what in progress(
                 f"layers, {dtype}, {of}", [(lr, w) for lr in layers for w in arguments.passes]
             ):
-                case = layer, what, getattr(torch, dtype), arguments.budget, arguments.device
-                of_layers.append(measure.measure_layer(*case))
+                of_layer = layer, what, getattr(torch, dtype), arguments.budget, arguments.device
+                of_layers.append(measure.measure_layer(*of_layer))
             passes = [what for what in arguments.passes if what != "filter gradient"]
             for activation, what in progress(
                 f"ReLU and pooling, {dtype}, {of}", [(a, w) for a in activations for w in passes]
             ):
                 of_activations.append(
                     measure.measure_activation(
-                        activation, what, getattr(torch, dtype), arguments.budget
+                        *(activation, what, getattr(torch, dtype)),
+                        *(arguments.budget, arguments.device),
                     )
                 )
         for model in progress(f"models, {of}", models):
             of_models.append(measure.measure_model(*model, arguments.budget, arguments.device))
         for what in progress(f"derivatives, {of}", derivatives.DERIVATIVES if critic else ()):
-            of_models.append(derivatives.measure_derivative(what, arguments.budget))
+            case = what, arguments.budget, arguments.device
+            of_models.append(derivatives.measure_derivative(*case))
         if models:
             of_models.append(measure.measure_latency(arguments.budget, arguments.device))
     if arguments.peers:

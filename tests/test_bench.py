@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from torch_fullconv import ops
 from torch_fullconv.__main__ import add_info_arguments
-from torch_fullconv.bench import run
+from torch_fullconv.bench import measure, run
 from torch_fullconv.bench.derivatives import DERIVATIVES, measure_derivative
 from torch_fullconv.bench.layers import ACTIVATIONS, LAYERS
 from torch_fullconv.bench.measure import (
@@ -101,10 +101,10 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
-def test_everything_is_measured_on_the_device_asked_for(measure):
+@pytest.mark.parametrize("call", MEASURES.values(), ids=MEASURES)
+def test_everything_is_measured_on_the_device_asked_for(call):
     """Not a model's weights here and its input there; meta, which is quick, stands for CUDA."""
-    measured = measure(0.0, "meta")
+    measured = call(0.0, "meta")
     assert measured.device == "meta"
     assert min(measured.ours.values()) > 0
 
@@ -123,6 +123,19 @@ def test_bench_of_nothing_is_an_error():
         done = command("bench", "--layers", "post*", option, "0")
         assert done.returncode == 2
         assert done.stderr.strip().endswith(f"argument {option}: '0' is not a number from 1 on")
+
+
+def test_an_error_leaves_the_threads_as_they_were(monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError(torch.get_num_threads())
+
+    monkeypatch.setattr(measure, "machine", fail)
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    before = torch.get_num_threads()
+    with pytest.raises(MemoryError, match=str(before + 1)):
+        run.run(parser.parse_args(["--threads", str(before + 1)]))
+    assert torch.get_num_threads() == before
 
 
 def test_info():

@@ -6,18 +6,20 @@ import argparse
 import fnmatch
 import importlib.util
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from .. import ops
 from . import derivatives, measure, peers, plots, report
-from .layers import ACTIVATIONS, LAYERS
-from .models import MODELS
+from .layers import ACTIVATIONS, LAYERS, Activation, Layer
+from .models import MODELS, Model
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 Item = TypeVar("Item")
+Named = TypeVar("Named", Layer, Activation, Model)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +87,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class Suite(NamedTuple):
+    """What is measured."""
+
+    layers: list[Layer]
+    activations: list[Activation]
+    models: list[Model]
+    derivatives: list[str]
+
+
+class Figures(NamedTuple):
+    """What was measured, in the order in which `report` takes it."""
+
+    layers: list[measure.Measurement]
+    models: list[measure.Measurement]
+    machines: report.Machines
+    peers: report.Peers
+    activations: list[measure.Measurement]
+
+
 def run(arguments: argparse.Namespace) -> None:
     missing = [name for name in ("rich", "matplotlib") if not importlib.util.find_spec(name)]
     if missing:
@@ -93,78 +114,89 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cuda":
         prepare_cuda()
-    layers = [
-        layer._replace(batch=layer.batch * arguments.batches)
-        for layer in LAYERS
-        if fnmatch.fnmatch(layer.name, arguments.layers)
-    ]
-    activations = [
-        layer._replace(input=(layer.input[0] * arguments.batches, *layer.input[1:]))
-        for layer in ACTIVATIONS
-        if fnmatch.fnmatch(layer.name, arguments.layers)
-    ]
-    models = [model for model in MODELS if fnmatch.fnmatch(model.name, arguments.models)]
-    critic = fnmatch.fnmatch("critic", arguments.models)
-    if not layers and not activations and not models and not critic:
+    suite = select(arguments)
+    if not any(suite):
         raise SystemExit("no layer and no model has such a name")
     for file in (arguments.json, arguments.markdown):  # before minutes are spent on what goes there
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
     if arguments.plots:
         arguments.plots.mkdir(parents=True, exist_ok=True)
-    machines: report.Machines = {}
-    of_layers: list[measure.Measurement] = []
-    of_activations: list[measure.Measurement] = []
-    of_models: list[measure.Measurement] = []
-    of_peers: dict[str, dict[str, float]] = {}
+    show_and_save(measure_suite(suite, arguments), arguments)
+
+
+def select(arguments: argparse.Namespace) -> Suite:
+    """What has the names asked for, in batches of the size asked for."""
+
+    def named(items: Iterable[Named], pattern: str) -> list[Named]:
+        return [item for item in items if fnmatch.fnmatch(item.name, pattern)]
+
+    factor = arguments.batches
+    critic = fnmatch.fnmatch("critic", arguments.models)
+    return Suite(
+        [layer._replace(batch=factor * layer.batch) for layer in named(LAYERS, arguments.layers)],
+        [
+            layer._replace(input=(factor * layer.input[0], *layer.input[1:]))
+            for layer in named(ACTIVATIONS, arguments.layers)
+        ],
+        named(MODELS, arguments.models),
+        list(derivatives.DERIVATIVES) if critic else [],
+    )
+
+
+def measure_suite(suite: Suite, arguments: argparse.Namespace) -> Figures:
+    """With each number of threads; peers with the last."""
+    figures = Figures([], [], {}, {}, [])
     before = torch.get_num_threads()
-    for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        of = f"{threads} thread{'s' if threads > 1 else ''}"
-        of += "" if arguments.device == "cpu" else f", {arguments.device}"
-        for dtype in arguments.dtype:
-            machines[dtype, threads] = measure.machine(getattr(torch, dtype), arguments.device)
-            for layer, what in progress(
-                f"layers, {dtype}, {of}", [(lr, w) for lr in layers for w in arguments.passes]
-            ):
-                of_layer = layer, what, getattr(torch, dtype), arguments.budget, arguments.device
-                of_layers.append(measure.measure_layer(*of_layer))
-            passes = [what for what in arguments.passes if what != "filter gradient"]
-            for activation, what in progress(
-                f"ReLU and pooling, {dtype}, {of}", [(a, w) for a in activations for w in passes]
-            ):
-                of_activations.append(
-                    measure.measure_activation(
-                        *(activation, what, getattr(torch, dtype)),
-                        *(arguments.budget, arguments.device),
-                    )
-                )
-        for model in progress(f"models, {of}", models):
-            of_models.append(measure.measure_model(*model, arguments.budget, arguments.device))
-        for what in progress(f"derivatives, {of}", derivatives.DERIVATIVES if critic else ()):
-            case = what, arguments.budget, arguments.device
-            of_models.append(derivatives.measure_derivative(*case))
-        if models:
-            of_models.append(measure.measure_latency(arguments.budget, arguments.device))
-    if arguments.peers:
-        of_peers = {
-            layer.name: peers.measure_peers(layer, arguments.budget)
-            for layer in progress("peers", layers)
-        }
-    torch.set_num_threads(before)
-    tables = report.tables(of_layers, of_models, machines, of_peers, of_activations)
+    try:
+        for threads in arguments.threads:
+            torch.set_num_threads(threads)
+            measure_with_threads(suite, arguments, figures)
+        if arguments.peers:
+            for layer in progress("peers", suite.layers):
+                figures.peers[layer.name] = peers.measure_peers(layer, arguments.budget)
+    finally:
+        torch.set_num_threads(before)
+    return figures
+
+
+def measure_with_threads(suite: Suite, arguments: argparse.Namespace, figures: Figures) -> None:
+    """With those that are set."""
+    where = arguments.budget, arguments.device
+    threads = torch.get_num_threads()
+    of = f"{threads} thread{'s' if threads > 1 else ''}"
+    of += "" if arguments.device == "cpu" else f", {arguments.device}"
+    layers = list(product(suite.layers, arguments.passes))
+    passes = [what for what in arguments.passes if what != "filter gradient"]
+    activations = list(product(suite.activations, passes))
+    for name in arguments.dtype:
+        dtype = getattr(torch, name)
+        figures.machines[name, threads] = measure.machine(dtype, arguments.device)
+        for layer, what in progress(f"layers, {name}, {of}", layers):
+            figures.layers.append(measure.measure_layer(layer, what, dtype, *where))
+        for activation, what in progress(f"ReLU and pooling, {name}, {of}", activations):
+            figures.activations.append(measure.measure_activation(activation, what, dtype, *where))
+    for model in progress(f"models, {of}", suite.models):
+        figures.models.append(measure.measure_model(*model, *where))
+    for what in progress(f"derivatives, {of}", suite.derivatives):
+        figures.models.append(derivatives.measure_derivative(what, *where))
+    if suite.models:
+        figures.models.append(measure.measure_latency(*where))
+
+
+def show_and_save(figures: Figures, arguments: argparse.Namespace) -> None:
+    tables = report.tables(*figures)
     report.show(tables)
     if arguments.json:
-        report.save_json(arguments.json, of_layers, of_models, machines, of_peers, of_activations)
+        report.save_json(arguments.json, *figures)
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(tables))
     if arguments.plots:
-        for (dtype, threads), group in report.by_run(of_layers):
+        for (dtype, threads), group in report.by_run(figures.layers):
             run = f"{dtype}-{threads}.png"
             plots.plot_ratios(arguments.plots / f"ratios-{run}", group)
-            plots.plot_roofline(
-                arguments.plots / f"roofline-{run}", group, machines[dtype, threads]
-            )
+            machine = figures.machines[dtype, threads]
+            plots.plot_roofline(arguments.plots / f"roofline-{run}", group, machine)
 
 
 def prepare_cuda() -> None:

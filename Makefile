@@ -101,14 +101,14 @@ known-cases: $(INSTALLED) ## run reported faults of stock layers again, by it an
 	$(BIN)/python tests/known_cases.py --write docs/known_cases.md
 
 # The library of $(INSTALLED), built for its torch, in a wheel for another.
-models: $(INSTALLED) ## test models of torchvision and timm, under torch 2.14.1
+models: $(INSTALLED) ## test models of torchvision and timm, and training with Opacus, under torch 2.14.1
 	test -x $(MODELS)/bin/python || $(PYTHON) -m venv $(MODELS)
 	$(MODELS)/bin/pip install torch==2.14.1 torchvision==0.29.1
 	rm -f $(MODELS)/*.whl
 	$(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir $(MODELS) .
 	$(MODELS)/bin/pip install --force-reinstall --no-deps $(MODELS)/*.whl
-	$(MODELS)/bin/pip install "$$(ls $(MODELS)/*.whl)[models,test]"
-	$(MODELS)/bin/pytest tests/models
+	$(MODELS)/bin/pip install "$$(ls $(MODELS)/*.whl)[examples,models,privacy,test]"
+	$(MODELS)/bin/pytest tests/models tests/test_privacy.py
 
 versions: $(INSTALLED) wheel ## test that wheel under Python 3.10-3.13 and torch 2.10-2.14, some two hours
 	$(BIN)/nox

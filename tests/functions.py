@@ -1,4 +1,4 @@
-"""The operations of `autograd` as functions of tensors alone, and a watch on the ops they run."""
+"""The operations of `autograd` as functions of tensors alone, and watches on the ops that run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from cases import F64, Case, case
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_fullconv.autograd import (
@@ -73,7 +74,19 @@ def stock(x: Tensor, f: Tensor, b: Tensor | None = None) -> Tensor:
     return F.conv2d(x, f, b, (2, 1), 1, 1, 2)
 
 
-class Calls(TorchDispatchMode):
+class Ops(TorchDispatchMode):
+    """Every op that runs, or is to and fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[OpOverload] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.seen.append(op)
+        return op(*args, **(kwargs or {}))
+
+
+class Calls(Ops):
     """The names of this package's ops that run and their arguments; ATen's convolution must not."""
 
     def __init__(self) -> None:
@@ -86,4 +99,4 @@ class Calls(TorchDispatchMode):
         if op.namespace == "torch_fullconv":
             self.names.append(op._opname)
             self.arguments.append(args)
-        return op(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(op, types, args, kwargs)

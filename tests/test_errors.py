@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from functions import Ops
 from torch.func import grad, jvp, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_fullconv as tfc
 
@@ -134,18 +134,6 @@ CONV_TRANSPOSE2D = {
 }
 
 
-class Calls(TorchDispatchMode):
-    """Sees every op that runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.append(function)
-        return function(*args, **(kwargs or {}))
-
-
 def exception(function, arguments, keywords):
     try:
         function(*arguments, **keywords)
@@ -173,9 +161,9 @@ each_bad_call = pytest.mark.parametrize(
 def test_same_exception_as_stock(name, arguments, keywords):
     before = [t.clone() for t in tensors(arguments)]
     stock = exception(getattr(F, name), arguments, keywords)
-    with Calls() as calls:
+    with Ops() as ops:
         ours = exception(getattr(tfc.functional, name), arguments, keywords)
-    assert not calls.seen, "found before anything is computed"
+    assert not ops.seen, "found before anything is computed"
     assert stock is not None, "stock accepts this"
     assert ours is not None
     assert isinstance(ours, type(stock))
@@ -279,12 +267,12 @@ def test_nhwc_input_is_recognised():
 @pytest.mark.parametrize(("name", "weight"), [("conv2d", W), ("conv_transpose2d", V)])
 def test_autocast_casts_nothing_of_a_bad_call(name, weight):
     function, narrow = getattr(tfc.functional, name), X[:, :3]
-    with torch.autocast("cpu", dtype=torch.bfloat16), Calls() as calls:
+    with torch.autocast("cpu", dtype=torch.bfloat16), Ops() as ops:
         with pytest.raises(RuntimeError, match="channels"):
             function(narrow, weight)
-        assert not calls.seen
+        assert not ops.seen
         function(X, weight)
-    assert calls.seen
+    assert ops.seen
 
 
 def test_only_layers_are_autocast():

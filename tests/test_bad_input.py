@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from functions import Ops
 from torch import Tensor, nn
 
 import torch_fullconv as tfc
@@ -19,6 +20,7 @@ from torch_fullconv.explanation import Shape
 
 X, W, G = torch.randn(2, 4, 6, 5), torch.randn(6, 4, 3, 3), torch.randn(2, 6, 4, 3)
 OPS = torch.ops.torch_fullconv
+FREED_STORAGE = "a tensor's storage was freed or is too small for it"
 
 
 def exception(call: Callable[[], object]) -> Exception | None:
@@ -35,11 +37,17 @@ def dense(arguments: tuple) -> list[Tensor]:
 
 
 def assert_raises(expected: type[Exception], call: Callable[..., object], *args: object, **kwargs):
-    """That exception; the arguments' bits and versions stay; a good call works afterwards."""
+    """That exception, by our checks; the arguments' bits and versions stay; then a good call works.
+
+    The ops would find most of it too, in other words; a storage that was freed only they see.
+    """
     tensors = dense(args)
     before = [(t.detach().clone(), t._version) for t in tensors]
-    found = exception(lambda: call(*args, **kwargs))
+    with Ops() as ops:
+        found = exception(lambda: call(*args, **kwargs))
     assert isinstance(found, expected), repr(found)
+    if FREED_STORAGE not in str(found):
+        assert not any(op.namespace == "torch_fullconv" for op in ops.seen)
     assert len(str(found)) > 15
     for t, (copy, version) in zip(tensors, before, strict=True):
         assert torch.equal(t, copy)
@@ -302,7 +310,7 @@ def test_raw_ops_refuse_tensors(name, at, label):
     found = exception(lambda: getattr(OPS, name)(*arguments))
     assert isinstance(found, (RuntimeError, NotImplementedError)), repr(found)
     if "freed" in label or "cut" in label:
-        assert "a tensor's storage was freed or is too small for it" in str(found)
+        assert FREED_STORAGE in str(found)
 
 
 @pytest.mark.parametrize("name", [n for n in RAW if len(RAW[n]) > 4])

@@ -17,6 +17,8 @@ import torch_fullconv as tfc
 X, W, B = torch.randn(2, 4, 6, 5), torch.randn(6, 4, 3, 3), torch.randn(6)
 V = torch.randn(4, 6, 3, 3)  # a transposed convolution's weight
 
+SIDES = ((-1, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, -1), (0, 0, 0, 2**40))  # of padding
+
 
 def quantized(tensor, dtype):
     return torch._empty_affine_quantized(tensor.shape, scale=0.1, zero_point=0, dtype=dtype)
@@ -70,6 +72,7 @@ CONV2D = {  # arguments, keyword arguments
     "dilation huge": ((X, W), {"dilation": 2**40}),
     "dilation overflowing": ((X, W), {"dilation": 2**62}),
     "kernel empty": ((X, torch.randn(6, 4, 0, 3)), {}),
+    "kernel without columns": ((X, torch.randn(6, 4, 3, 0)), {}),
     "no rows": ((X[:, :, :0], W), {}),
     "no rows, padded": ((X[:, :, :0], W), {"padding": 1}),
     "no rows, padded enough": ((X[:, :, :0], W), {"padding": 2}),
@@ -93,8 +96,8 @@ CONV2D = {  # arguments, keyword arguments
         f"{name} {value!r}": ((X, W), {name: value})
         for name, values in {
             "stride": (0, -1, (0, 1), (1, -2), 1.5, (1.0, 1), "2", None, (1, 1, 1), (), True),
-            "padding": (-1, (1, -1), (-1, 1), 1.5, None, (1, 1, 1), (), (0.5, 1)),
-            "dilation": (0, -1, (1, 0), 1.5, None, (1, 1, 1), (), "1"),
+            "padding": (-1, (1, -1), (-1, 1), 1.5, None, (1, 1, 1), (), (0.5, 1), *SIDES),
+            "dilation": (0, -1, (1, 0), (0, 1), 1.5, None, (1, 1, 1), (), "1"),
         }.items()
         for value in values
     },
@@ -113,6 +116,10 @@ CONV_TRANSPOSE2D = {
     "output_padding of a stride": ((X, V), {"output_padding": 1}),
     "output_padding of two strides": ((X, V), {"stride": 2, "output_padding": 2}),
     "output_padding negative": ((X, V), {"stride": 2, "output_padding": -1}),
+    "rows of output_padding": ((X, V), {"output_padding": (1, 0)}),
+    "columns of output_padding": ((X, V), {"output_padding": (0, 1)}),
+    "rows of output_padding negative": ((X, V), {"output_padding": (-1, 0)}),
+    "columns of output_padding negative": ((X, V), {"output_padding": (0, -1)}),
     "output_padding float": ((X, V), {"stride": 2, "output_padding": 0.5}),
     "output_padding a range": ((X, V), {"stride": 2, "output_padding": range(2)}),
     "output_padding long": ((X, V), {"stride": 2, "output_padding": (1, 1, 1)}),
@@ -236,6 +243,22 @@ def test_padding_beyond_what_the_input_shows(mode, padding):
         assert type(ours) is type(stock)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+@pytest.mark.parametrize("side", range(4))
+def test_padding_of_one_side_beyond_what_the_input_shows(mode, side):
+    """Of the layer and of its gradients; of an output that would be right."""
+    f, padding = tfc.functional, [9 * (i == side) for i in range(4)]
+    height, width = 4 + padding[2] + padding[3], 3 + padding[0] + padding[1]
+    grad, how = X.new_ones(2, 6, height, width), {"padding": padding, "padding_mode": mode}
+    for call in (
+        lambda: f.conv2d(X, W, **how),
+        lambda: f.conv2d_input_grad(X.shape, W, grad, **how),
+        lambda: f.conv2d_weight_grad(X, W.shape, grad, **how),
+    ):
+        with pytest.raises(RuntimeError, match="Padding size should be at most"):
+            call()
+
+
 STRICTER = {  # stock accepts these
     "integers": ((X.long(), W.long()), {}, NotImplementedError, "int64 is not supported"),
     "meta and CPU": ((X, W.to("meta")), {}, RuntimeError, "same device"),
@@ -283,33 +306,102 @@ def test_only_layers_are_autocast():
             tfc.functional.conv2d_input_grad(X.shape, W.bfloat16(), grad)
 
 
+G = torch.ones(2, 6, 4, 3)
 GRADIENTS = {
-    "grad of another size": (lambda f: f.conv2d_input_grad(X.shape, W, X), RuntimeError),
-    "size of 3 axes": (lambda f: f.conv2d_input_grad((4, 6, 5), W, X), RuntimeError),
-    "weight 3-D": (lambda f: f.conv2d_input_grad(X.shape, W[0], X), RuntimeError),
-    "grad None": (lambda f: f.conv2d_input_grad(X.shape, W, None), TypeError),
-    "size a float": (lambda f: f.conv2d_input_grad((2, 4, 6.0, 5), W, X), TypeError),
-    "size negative": (lambda f: f.conv2d_input_grad((2, 4, -6, 5), W, X), RuntimeError),
-    "channels": (lambda f: f.conv2d_weight_grad(X, (6, 3, 3, 3), X), RuntimeError),
-    "batch": (lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(3, 6, 4, 3)), RuntimeError),
-    "grad dtype": (
-        lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(2, 6, 4, 3).double()),
+    "grad of another size": (
+        lambda f: f.conv2d_input_grad(X.shape, W, X),
         RuntimeError,
+        "expected grad_output to have the output's size [2, 6, 4, 3], but got [2, 4, 6, 5]",
+    ),
+    "size of 3 axes": (
+        lambda f: f.conv2d_input_grad((4, 6, 5), W, G),
+        RuntimeError,
+        "expected input_size to be the sizes of 4 axes",
+    ),
+    "weight 3-D": (
+        lambda f: f.conv2d_input_grad(X.shape, W[0], G),
+        RuntimeError,
+        "Expected weight of 4 dimensions",
+    ),
+    "grad None": (
+        lambda f: f.conv2d_input_grad(X.shape, W, None),
+        TypeError,
+        "argument 'grad_output' must be a Tensor",
+    ),
+    "size a float": (
+        lambda f: f.conv2d_input_grad((2, 4, 6.0, 5), W, G),
+        TypeError,
+        "input_size must be an int, but got float",
+    ),
+    "size negative": (
+        lambda f: f.conv2d_input_grad((2, 4, -6, 5), W, G),
+        RuntimeError,
+        "input_size must not be negative",
+    ),
+    "channels": (
+        lambda f: f.conv2d_weight_grad(X, (6, 3, 3, 3), G),
+        RuntimeError,
+        "to have 3 channels, but got 4",
+    ),
+    "batch": (
+        lambda f: f.conv2d_weight_grad(X, W.shape, G[:1]),
+        RuntimeError,
+        "the output's size [2, 6, 4, 3]",
+    ),
+    "kernel larger": (
+        lambda f: f.conv2d_weight_grad(X, (6, 4, 3, 6), G),
+        RuntimeError,
+        "Kernel size can't be greater than actual input size",
+    ),
+    "grad dtype": (
+        lambda f: f.conv2d_weight_grad(X, W.shape, G.double()),
+        RuntimeError,
+        "should be the same; convert one",
     ),
     "stride 0": (
-        lambda f: f.conv2d_weight_grad(X, W.shape, X.new_ones(2, 6, 4, 3), stride=0),
+        lambda f: f.conv2d_weight_grad(X, W.shape, G, stride=0),
         RuntimeError,
+        "non-positive stride",
     ),
-    "mode": (lambda f: f.correlate2d(X, X[0, 0], "wrap"), ValueError),
-    "filter larger": (lambda f: f.correlate2d(X, X.new_ones(7, 2)), ValueError),
-    "filter 3-D": (lambda f: f.convolve2d(X, X[0]), RuntimeError),
-    "vector": (lambda f: f.convolve2d(X[0, 0, 0], X[0, 0]), RuntimeError),
-    "empty filter": (lambda f: f.correlate2d(X, X.new_ones(0, 2)), RuntimeError),
-    "matrix a list": (lambda f: f.correlate2d([[1.0]], X[0, 0]), TypeError),
+    "mode": (
+        lambda f: f.correlate2d(X, X[0, 0], "wrap"),
+        ValueError,
+        "mode must be 'valid', 'same' or 'full'",
+    ),
+    "filter larger": (
+        lambda f: f.correlate2d(X, X.new_ones(7, 2)),
+        ValueError,
+        "must not be larger than the input",
+    ),
+    "filter 3-D": (
+        lambda f: f.convolve2d(X, X[0]),
+        RuntimeError,
+        "expects an input of (..., H, W) and a filter of (R, S)",
+    ),
+    "vector": (
+        lambda f: f.convolve2d(X[0, 0, 0], X[0, 0]),
+        RuntimeError,
+        "expects an input of (..., H, W) and a filter of (R, S)",
+    ),
+    "empty filter": (
+        lambda f: f.correlate2d(X, X.new_ones(0, 2)),
+        RuntimeError,
+        "expects matrices that are not empty",
+    ),
+    "empty matrix": (
+        lambda f: f.convolve2d(X[..., :0], X[0, 0], "full"),
+        RuntimeError,
+        "expects matrices that are not empty",
+    ),
+    "matrix a list": (
+        lambda f: f.correlate2d([[1.0]], X[0, 0]),
+        TypeError,
+        "argument 'input' must be a Tensor",
+    ),
 }
 
 
-@pytest.mark.parametrize(("call", "error"), GRADIENTS.values(), ids=GRADIENTS)
-def test_gradients_and_matrices(call, error):
-    with pytest.raises(error):
+@pytest.mark.parametrize(("call", "error", "message"), GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients_and_matrices(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
         call(tfc.functional)

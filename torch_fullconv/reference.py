@@ -70,27 +70,10 @@ class Layer:
         rows = input_size[0] + top + bottom - dilation[0] * (kernel[0] - 1) - 1
         columns = input_size[1] + left + right - dilation[1] * (kernel[1] - 1) - 1
         self.output_size = rows // stride[0] + 1, columns // stride[1] + 1
-        self.rows = list(
-            meetings(
-                input_size[0],
-                kernel[0],
-                self.output_size[0],
-                stride[0],
-                top,
-                dilation[0],
-                padding_mode,
-            )
-        )
-        self.columns = list(
-            meetings(
-                input_size[1],
-                kernel[1],
-                self.output_size[1],
-                stride[1],
-                left,
-                dilation[1],
-                padding_mode,
-            )
+        axes = zip(kernel, self.output_size, stride, (top, left), dilation, strict=True)
+        self.rows, self.columns = (
+            list(meetings(size, *axis, padding_mode))
+            for size, axis in zip(input_size, axes, strict=True)
         )
 
     def meetings(self) -> Iterator[tuple[int, int, int, int, int, int]]:

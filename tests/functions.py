@@ -38,19 +38,19 @@ def function_of(operation: type, c: Case) -> tuple[Callable, tuple[tuple[int, ..
     g, size, kernel = c.geometry, c.input[2:], c.filter[-2:]
     return {
         Correlate: (
-            lambda x, f, b: Correlate.apply(x, f, b, g),
+            lambda x, f, b: Correlate.call(x, f, b, g),
             (c.input, c.filter, c.filter[-4:-3]),
         ),
         FullConvolve: (
-            lambda o, f, b: FullConvolve.apply(o, f, b, g, size),
+            lambda o, f, b: FullConvolve.call(o, f, b, g, size),
             (c.output, c.filter, c.input[1:2]),
         ),
         CorrelateWeight: (
-            lambda x, o: CorrelateWeight.apply(x, o, g, kernel, c.segments),
+            lambda x, o: CorrelateWeight.call(x, o, g, kernel, c.segments),
             (c.input, c.output),
         ),
         Gradients: (
-            lambda x, f, o: Gradients.apply(x, f, o, g),
+            lambda x, f, o: Gradients.call(x, f, o, g),
             (c.input, c.filter, c.output),
         ),
         ChannelSum: (ChannelSum.apply, (c.output,)),
@@ -67,7 +67,7 @@ LAYER = case((3, 2, 5, 4), (4, 1, 3, 2), (2, 1), (1, 1, 1, 1))
 
 
 def ours(x: Tensor, f: Tensor, b: Tensor | None = None) -> Tensor:
-    return Correlate.apply(x, f, b, LAYER.geometry)
+    return Correlate.call(x, f, b, LAYER.geometry)
 
 
 def stock(x: Tensor, f: Tensor, b: Tensor | None = None) -> Tensor:

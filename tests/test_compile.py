@@ -4,6 +4,8 @@
 """
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.export import Dim
 from torch.func import grad, vmap
 
 import torch_fullconv as tfc
+from torch_fullconv import ops
 
 
 def net(of=tfc) -> nn.Module:
@@ -116,6 +119,26 @@ def test_inductor(memory_format):
     for batch in (2, 5):
         x = image(batch).contiguous(memory_format=memory_format)
         assert_same(train(compiled, x), train(module, x))
+
+
+def test_a_bad_call_leaves_a_compiled_layer_as_it_was():
+    layer = tfc.Conv2d(4, 6, 3).double()
+    compiled = torch.compile(layer, backend="eager")
+    compiled(image(2))
+    with pytest.raises(RuntimeError, match="padded input size"):
+        compiled(image(2, 2))
+    x = image(2)
+    assert_same(train(compiled, x), train(layer, x))
+
+
+def test_settings_are_constants_of_a_graph():
+    compiled = torch.compile(lambda x: x + ops.allow_tf32(), fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(())) == ops.allow_tf32()
+
+
+def test_only_those_who_compile_import_the_compiler():
+    code = "import sys, torch_fullconv; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def exported(module: nn.Module, strict: bool = False) -> torch.export.ExportedProgram:

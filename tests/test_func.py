@@ -61,7 +61,7 @@ def test_nested_vmap_is_stocks():
     ours, stock = (
         vmap(vmap(inner, (0, None, None)))(x, f, b)
         for inner in (
-            lambda x, f, b: Correlate.apply(x, f, b, geometry),
+            lambda x, f, b: Correlate.call(x, f, b, geometry),
             lambda x, f, b: F.conv2d(x, f, b, (1, 2), 1, 1, 2),
         )
     )

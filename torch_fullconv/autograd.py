@@ -14,9 +14,7 @@ falls into segments, each with a filter of its own (the 5-D filters of `ops`).
 
 Gradients of complex tensors are PyTorch's: conjugates of the plain contraction.
 
-torch.compile takes each Function as one node (`allow_in_graph`). Left to trace into it, Dynamo
-refuses a jvp, and under torch.func it loses the backward without a word. A graph that is kept, by
-torch.export or torch.jit.trace, has ops that are the Functions.
+A graph, of torch.compile, torch.export or torch.jit.trace, has ops that are the Functions.
 """
 
 from __future__ import annotations
@@ -86,7 +84,7 @@ def _unmapped(tensor: Tensor, dim: int | None) -> tuple[int, ...]:
 
 
 def _vmap_by_filter(
-    operation: type[Function],
+    operation: type[_Operation],
     channel_axis: int,
     info: Any,
     in_dims: InDims,
@@ -110,50 +108,51 @@ def _vmap_by_filter(
         channels = filter.shape[channel_axis + (f_dim <= channel_axis)]
         filter = filter.movedim(f_dim, channel_axis).flatten(channel_axis, channel_axis + 1)
         bias = None if bias is None else bias.repeat(batch)
-        output = operation.apply(tensor, filter, bias, geometry, *size)
+        output = operation.call(tensor, filter, bias, geometry, *size)
         return output.unflatten(1, (batch, channels)), 1
     tensor = _to_front(tensor, t_dim, batch)
     if f_dim is not None or filter.dim() == 5:
         filter = _to_front(filter, f_dim, batch)
         filter = filter.flatten(0, 1) if filter.dim() == 6 else filter
-    output = operation.apply(tensor.flatten(0, 1), filter, bias, geometry, *size)
+    output = operation.call(tensor.flatten(0, 1), filter, bias, geometry, *size)
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
-def recorded() -> bool:
-    """Whether a graph is made that is kept: torch.jit.trace or torch.export."""
-    return torch._C._is_tracing() or torch.compiler.is_exporting()
+def surrounded() -> bool:
+    """Whether anything is around a call.
 
-
-def transformed() -> bool:
-    """Whether a torch.func transform or a level of dual tensors is active."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    That is a graph that is made, torch.func's transforms, or a level of dual tensors.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 class _Operation(Function):
     """A Function that costs little to call where nothing is around it.
 
-    What is around it may be torch.func's transforms, a dual level, or a graph that is made.
+    Where something is, what is called is an op that is the Function. A graph keeps ops alone, and
+    those of `ops` have no derivatives. Dynamo traces into the `apply` of a Function, of any class,
+    and refuses one that has a jvp.
     """
 
-    _recorded: torch._ops.OpOverload
+    _op: Callable[..., Any]
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
+    def call(cls, *args: Any) -> Any:
+        if surrounded():
+            return cls._op(*_flat(args))
         if type(args[0]) is not Tensor:
             ops.prepare(args[0])
-        if recorded():
-            return cls._recorded(*_flat(args))
-        if transformed():
-            return super().apply(*args)
         if torch.is_grad_enabled():
             for arg in args:
                 if isinstance(arg, Tensor) and arg.requires_grad:
-                    # As super().apply, which binds the arguments to forward's signature each time.
+                    # As cls.apply, which binds the arguments to forward's signature each time.
                     alive = unwrap_dead_wrappers(args)
                     return super(Function, cls).apply(*alive)  # type: ignore[misc]
-        if torch.compiler.is_compiling():  # a dual level inside a graph does not show above
-            return super().apply(*args)
         return cls.forward(*args)
 
 
@@ -161,22 +160,21 @@ _library = torch.library.Library("torch_fullconv", "FRAGMENT")
 
 
 def _operation(name: str, arguments: Callable[..., tuple[Any, ...]]) -> Callable[[type], type]:
-    """Makes a Function known to graphs: one node for torch.compile, an op for those that are kept.
-
-    torch.export and torch.jit.trace keep ops alone, and those of `ops` have no derivatives. So each
-    has a twin, `name`_autograd, that is the Function; `arguments` makes its arguments of the op's.
-    """
+    """Gives a Function its op, `name`_autograd; `arguments` makes its arguments of the op's."""
 
     def register(operation: Any) -> Any:
+        def apply(*flat: Any) -> Any:
+            if type(flat[0]) is not Tensor:
+                ops.prepare(flat[0])
+            return operation.apply(*arguments(*flat))
+
         schema = str(getattr(torch.ops.torch_fullconv, name).default._schema)
-        twin = f"{name}_autograd"
-        _library.define(schema.replace(f"torch_fullconv::{name}", twin))
+        op = f"{name}_autograd"
+        _library.define(schema.replace(f"torch_fullconv::{name}", op))
         for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
-            _library.impl(
-                twin, lambda *flat: super(_Operation, operation).apply(*arguments(*flat)), key
-            )
-        operation._recorded = getattr(torch.ops.torch_fullconv, twin).default
-        return torch.compiler.allow_in_graph(operation)
+            _library.impl(op, apply, key)
+        operation._op = staticmethod(getattr(torch.ops.torch_fullconv, op).default)
+        return operation
 
     return register
 
@@ -221,22 +219,22 @@ class Correlate(_Operation):
         for_input, for_filter, for_bias, _ = ctx.needs_input_grad
         grad_input = grad_filter = None
         if for_input and for_filter:
-            grad_input, grad_filter = Gradients.apply(input, filter, grad, ctx.geometry)
+            grad_input, grad_filter = Gradients.call(input, filter, grad, ctx.geometry)
         elif for_input:
             size = ctx.input_shape[2:]
-            grad_input = FullConvolve.apply(grad, filter, None, ctx.geometry, size)
+            grad_input = FullConvolve.call(grad, filter, None, ctx.geometry, size)
         elif for_filter:
             kernel, segments = ctx.filter_shape[-2:], _segments(ctx.filter_shape)
-            grad_filter = CorrelateWeight.apply(input, grad, ctx.geometry, kernel, segments)
-        return grad_input, grad_filter, ChannelSum.apply(grad) if for_bias else None, None
+            grad_filter = CorrelateWeight.call(input, grad, ctx.geometry, kernel, segments)
+        return grad_input, grad_filter, ChannelSum.call(grad) if for_bias else None, None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_bias: Any, _: Any) -> Tensor | None:
         input, filter = _primals(ctx)
         return _add(
-            None if d_input is None else Correlate.apply(d_input, filter, None, ctx.geometry),
-            None if d_filter is None else Correlate.apply(input, d_filter, None, ctx.geometry),
+            None if d_input is None else Correlate.call(d_input, filter, None, ctx.geometry),
+            None if d_filter is None else Correlate.call(input, d_filter, None, ctx.geometry),
             None if d_bias is None else _along_channels(d_bias, ctx.output_shape),
         )
 
@@ -276,11 +274,11 @@ class FullConvolve(_Operation):
         for_grad, for_filter, for_bias = ctx.needs_input_grad[:3]
         grad_grad = grad_filter = None
         if for_grad:
-            grad_grad = Correlate.apply(cotangent, filter, None, ctx.geometry)
+            grad_grad = Correlate.call(cotangent, filter, None, ctx.geometry)
         if for_filter:
             kernel, segments = ctx.filter_shape[-2:], _segments(ctx.filter_shape)
-            grad_filter = CorrelateWeight.apply(cotangent, grad, ctx.geometry, kernel, segments)
-        return grad_grad, grad_filter, ChannelSum.apply(cotangent) if for_bias else None, None, None
+            grad_filter = CorrelateWeight.call(cotangent, grad, ctx.geometry, kernel, segments)
+        return grad_grad, grad_filter, ChannelSum.call(cotangent) if for_bias else None, None, None
 
     @staticmethod
     @_differentiable
@@ -288,8 +286,8 @@ class FullConvolve(_Operation):
         grad, filter = _primals(ctx)
         rest = ctx.geometry, ctx.input_size
         return _add(
-            None if d_grad is None else FullConvolve.apply(d_grad, filter, None, *rest),
-            None if d_filter is None else FullConvolve.apply(grad, d_filter, None, *rest),
+            None if d_grad is None else FullConvolve.call(d_grad, filter, None, *rest),
+            None if d_filter is None else FullConvolve.call(grad, d_filter, None, *rest),
             None if d_bias is None else _along_channels(d_bias, ctx.output_shape),
         )
 
@@ -328,9 +326,9 @@ class CorrelateWeight(_Operation):
         input, grad = map(_conj, ctx.saved_tensors)
         grad_input = grad_grad = None
         if ctx.needs_input_grad[0]:
-            grad_input = FullConvolve.apply(grad, cotangent, None, ctx.geometry, ctx.input_size)
+            grad_input = FullConvolve.call(grad, cotangent, None, ctx.geometry, ctx.input_size)
         if ctx.needs_input_grad[1]:
-            grad_grad = Correlate.apply(input, cotangent, None, ctx.geometry)
+            grad_grad = Correlate.call(input, cotangent, None, ctx.geometry)
         return grad_input, grad_grad, None, None, None
 
     @staticmethod
@@ -339,8 +337,8 @@ class CorrelateWeight(_Operation):
         input, grad = _primals(ctx)
         rest = ctx.geometry, ctx.kernel, ctx.segments
         return _add(
-            None if d_input is None else CorrelateWeight.apply(d_input, grad, *rest),
-            None if d_grad is None else CorrelateWeight.apply(input, d_grad, *rest),
+            None if d_input is None else CorrelateWeight.call(d_input, grad, *rest),
+            None if d_grad is None else CorrelateWeight.call(input, d_grad, *rest),
         )
 
     @staticmethod
@@ -358,16 +356,16 @@ class CorrelateWeight(_Operation):
             if x_dim is not None:  # the mapped axis joins C
                 input = input.movedim(x_dim, 1)
                 channels, input = input.shape[2], input.flatten(1, 2)
-                output = CorrelateWeight.apply(input, grad, geometry, kernel, None)
+                output = CorrelateWeight.call(input, grad, geometry, kernel, None)
                 return output.unflatten(1, (batch, channels)), 1
             grad = grad.movedim(g_dim, 1)  # the mapped axis joins K
             channels, grad = grad.shape[2], grad.flatten(1, 2)
-            output = CorrelateWeight.apply(input, grad, geometry, kernel, None)
+            output = CorrelateWeight.call(input, grad, geometry, kernel, None)
             return output.unflatten(0, (batch, channels)), 0
         input = _to_front(input, x_dim, batch).flatten(0, 1)
         grad = _to_front(grad, g_dim, batch).flatten(0, 1)
         parts = batch if segments is None else batch * segments
-        output = CorrelateWeight.apply(input, grad, geometry, kernel, parts)
+        output = CorrelateWeight.call(input, grad, geometry, kernel, parts)
         return (output if segments is None else output.unflatten(0, (batch, segments))), 0
 
 
@@ -400,15 +398,15 @@ class Gradients(_Operation):
         for_input, for_filter, for_grad = ctx.needs_input_grad[:3]
         grad_input = grad_filter = grad_grad = None
         if for_input and to_filter is not None:
-            grad_input = FullConvolve.apply(grad, to_filter, None, geometry, sizes[0])
+            grad_input = FullConvolve.call(grad, to_filter, None, geometry, sizes[0])
         if for_filter and to_input is not None:
-            grad_filter = CorrelateWeight.apply(
+            grad_filter = CorrelateWeight.call(
                 to_input, grad, geometry, sizes[1], _segments(filter.shape)
             )
         if for_grad:
             grad_grad = _add(
-                None if to_input is None else Correlate.apply(to_input, filter, None, geometry),
-                None if to_filter is None else Correlate.apply(input, to_filter, None, geometry),
+                None if to_input is None else Correlate.call(to_input, filter, None, geometry),
+                None if to_filter is None else Correlate.call(input, to_filter, None, geometry),
             )
         return grad_input, grad_filter, grad_grad, None
 
@@ -419,11 +417,11 @@ class Gradients(_Operation):
         size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter.shape))
         to_input, to_filter = torch.zeros_like(input), torch.zeros_like(filter)
         if d_grad is not None:
-            to_input, to_filter = Gradients.apply(input, filter, d_grad, ctx.geometry)
+            to_input, to_filter = Gradients.call(input, filter, d_grad, ctx.geometry)
         if d_filter is not None:
-            to_input = to_input + FullConvolve.apply(grad, d_filter, None, ctx.geometry, size)
+            to_input = to_input + FullConvolve.call(grad, d_filter, None, ctx.geometry, size)
         if d_input is not None:
-            to_filter = to_filter + CorrelateWeight.apply(d_input, grad, *rest)
+            to_filter = to_filter + CorrelateWeight.call(d_input, grad, *rest)
         return to_input, to_filter
 
     @staticmethod
@@ -438,7 +436,7 @@ class Gradients(_Operation):
             info, (g_dim, f_dim, None), grad, filter, None, geometry, size
         )
         if x_dim is None and g_dim is None:  # the filter alone is mapped, and not needed here
-            to_filter = CorrelateWeight.apply(input, grad, geometry, kernel, segments)
+            to_filter = CorrelateWeight.call(input, grad, geometry, kernel, segments)
             return (to_input, to_filter), (i_dim, None)
         to_filter, o_dim = CorrelateWeight.vmap(
             info, (x_dim, g_dim), input, grad, geometry, kernel, segments
@@ -465,9 +463,9 @@ class ChannelSum(_Operation):
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_grad: Tensor) -> Tensor:
-        return ChannelSum.apply(d_grad)
+        return ChannelSum.call(d_grad)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, grad: Tensor) -> tuple[Tensor, int]:
         grad = grad.movedim(in_dims[0], 1)
-        return ChannelSum.apply(grad.flatten(1, 2)).unflatten(0, grad.shape[1:3]), 0
+        return ChannelSum.call(grad.flatten(1, 2)).unflatten(0, grad.shape[1:3]), 0

@@ -23,8 +23,7 @@ from .autograd import (
     _operation,
     _primals,
     _to_front,
-    recorded,
-    transformed,
+    surrounded,
 )
 from .pool_ops import Divisor, Windows
 
@@ -46,17 +45,17 @@ class Relu(_Operation):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
         (output,) = ctx.saved_tensors
-        return None if grad is None else ReluGrad.apply(grad, output)
+        return None if grad is None else ReluGrad.call(grad, output)
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_input: Tensor) -> Tensor:
         (output,) = _primals(ctx)
-        return ReluGrad.apply(d_input, output)
+        return ReluGrad.call(d_input, output)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, input: Tensor) -> tuple[Tensor, int]:
-        return Relu.apply(input), in_dims[0]
+        return Relu.call(input), in_dims[0]
 
 
 class ReluInPlace(Relu):
@@ -75,10 +74,10 @@ class ReluInPlace(Relu):
 
 def relu_(input: Tensor) -> Tensor:
     """`Relu` in place; torch.func, forward mode, graphs and negative views see a copy."""
-    if torch.compiler.is_compiling() or recorded() or transformed() or input.is_neg():
-        return input.copy_(Relu.apply(input))
+    if surrounded() or input.is_neg():
+        return input.copy_(Relu.call(input))
     if torch.is_grad_enabled() and input.requires_grad:
-        return ReluInPlace.apply(input)
+        return ReluInPlace.call(input)
     pool_ops.relu_(input)
     torch.autograd.graph.increment_version(input)
     return input
@@ -101,18 +100,18 @@ class ReluGrad(_Operation):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor | None) -> tuple[Tensor | None, None]:
         (output,) = ctx.saved_tensors
-        return None if cotangent is None else ReluGrad.apply(cotangent, output), None
+        return None if cotangent is None else ReluGrad.call(cotangent, output), None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_grad: Tensor | None, _: Any) -> Tensor:
         (output,) = _primals(ctx)
-        return torch.zeros_like(output) if d_grad is None else ReluGrad.apply(d_grad, output)
+        return torch.zeros_like(output) if d_grad is None else ReluGrad.call(d_grad, output)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, grad: Tensor, output: Tensor) -> tuple[Tensor, int]:
         pairs = zip((grad, output), in_dims, strict=True)
-        return ReluGrad.apply(*(_to_front(t, dim, info.batch_size) for t, dim in pairs)), 0
+        return ReluGrad.call(*(_to_front(t, dim, info.batch_size) for t, dim in pairs)), 0
 
 
 def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
@@ -122,7 +121,7 @@ def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any)
         for value, dim in zip(inputs, in_dims, strict=True)
     ]
     batches = fronts[0].shape[:2]
-    results = operation.apply(*(f.flatten(0, 1) if isinstance(f, Tensor) else f for f in fronts))
+    results = operation.call(*(f.flatten(0, 1) if isinstance(f, Tensor) else f for f in fronts))
     if isinstance(results, Tensor):
         return results.unflatten(0, batches), 0
     return tuple(r.unflatten(0, batches) for r in results), (0,) * len(results)
@@ -153,13 +152,13 @@ class MaxPool(_Operation):
         if grad is None:
             return None, None
         (indices,) = ctx.saved_tensors
-        return MaxScatter.apply(grad, indices, ctx.windows, ctx.input_size), None
+        return MaxScatter.call(grad, indices, ctx.windows, ctx.input_size), None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_input: Tensor, _: Any) -> tuple[Tensor, None]:
         (indices,) = ctx.saved_tensors
-        return MaxGather.apply(d_input, indices, ctx.windows), None
+        return MaxGather.call(d_input, indices, ctx.windows), None
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
@@ -169,8 +168,8 @@ class MaxPool(_Operation):
 def max_pool2d(input: Tensor, windows: Windows) -> Tensor:
     """`MaxPool` without the indices, which are found only where a derivative may want them."""
     wanted = torch.is_grad_enabled() and input.requires_grad
-    if wanted or torch.compiler.is_compiling() or recorded() or transformed():
-        return MaxPool.apply(input, windows)[0]
+    if wanted or surrounded():
+        return MaxPool.call(input, windows)[0]
     return pool_ops.max_pool2d(input, windows)
 
 
@@ -199,13 +198,13 @@ class MaxGather(_Operation):
         if cotangent is None:
             return None, None, None
         (indices,) = ctx.saved_tensors
-        return MaxScatter.apply(cotangent, indices, ctx.windows, ctx.input_size), None, None
+        return MaxScatter.call(cotangent, indices, ctx.windows, ctx.input_size), None, None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
-        return MaxGather.apply(d_input, indices, ctx.windows)
+        return MaxGather.call(d_input, indices, ctx.windows)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
@@ -237,13 +236,13 @@ class MaxScatter(_Operation):
         if cotangent is None:
             return None, None, None, None
         (indices,) = ctx.saved_tensors
-        return MaxGather.apply(cotangent, indices, ctx.windows), None, None, None
+        return MaxGather.call(cotangent, indices, ctx.windows), None, None, None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
-        return MaxScatter.apply(d_grad, indices, ctx.windows, ctx.input_size)
+        return MaxScatter.call(d_grad, indices, ctx.windows, ctx.input_size)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
@@ -272,12 +271,12 @@ class AvgPool(_Operation):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:
         if grad is None:
             return None, None, None
-        return AvgPoolAdjoint.apply(grad, *ctx.layer, ctx.input_size), None, None
+        return AvgPoolAdjoint.call(grad, *ctx.layer, ctx.input_size), None, None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
-        return AvgPool.apply(d_input, *ctx.layer)
+        return AvgPool.call(d_input, *ctx.layer)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
@@ -309,12 +308,12 @@ class AvgPoolAdjoint(_Operation):
     def backward(ctx: Any, cotangent: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         if cotangent is None:
             return None, None, None, None
-        return AvgPool.apply(cotangent, *ctx.layer), None, None, None
+        return AvgPool.call(cotangent, *ctx.layer), None, None, None
 
     @staticmethod
     @_differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
-        return AvgPoolAdjoint.apply(d_grad, *ctx.layer, ctx.input_size)
+        return AvgPoolAdjoint.call(d_grad, *ctx.layer, ctx.input_size)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:

@@ -151,8 +151,8 @@ def conv2d(
     _checks.check_correlation(input, weight, bias, geometry)
     input, weight, bias = _autocast(input, weight, bias)
     if input.dim() == 4:
-        return Correlate.apply(input, weight, bias, geometry)
-    return Correlate.apply(input[None], weight, bias, geometry)[0]
+        return Correlate.call(input, weight, bias, geometry)
+    return Correlate.call(input[None], weight, bias, geometry)[0]
 
 
 def conv_transpose2d(
@@ -212,8 +212,8 @@ def conv_transpose2d(
     geometry, size = _checks.check_transposed(input, weight, bias, geometry, extra)
     input, weight, bias = _autocast(input, weight, bias)
     if input.dim() == 4:
-        return FullConvolve.apply(input, weight, bias, geometry, size)
-    return FullConvolve.apply(input[None], weight, bias, geometry, size)[0]
+        return FullConvolve.call(input, weight, bias, geometry, size)
+    return FullConvolve.call(input[None], weight, bias, geometry, size)[0]
 
 
 def conv2d_input_grad(
@@ -255,7 +255,7 @@ def conv2d_input_grad(
     geometry = _geometry(weight, stride, padding, dilation, groups, weight.shape[2:], padding_mode)
     size = _checks.sizes("input_size", input_size)
     _checks.check_gradient(size, weight.shape, grad_output, geometry)
-    return FullConvolve.apply(grad_output, weight.conj(), None, geometry, size[2:])
+    return FullConvolve.call(grad_output, weight.conj(), None, geometry, size[2:])
 
 
 def conv2d_weight_grad(
@@ -299,7 +299,7 @@ def conv2d_weight_grad(
     geometry = _geometry(input, stride, padding, dilation, groups, size[2:], padding_mode)
     _checks.check_gradient(input.shape, size, grad_output, geometry)
     segments = input.shape[0] if per_sample else None
-    return CorrelateWeight.apply(input.conj(), grad_output, geometry, size[2:], segments)
+    return CorrelateWeight.call(input.conj(), grad_output, geometry, size[2:], segments)
 
 
 def rotate180(filter: Tensor) -> Tensor:
@@ -378,5 +378,5 @@ def _correlate(
         algorithm=algorithms.current,
     )
     matrices = input.reshape(-1, 1, *input.shape[-2:])
-    output = Correlate.apply(matrices, filter[None, None], None, geometry)
+    output = Correlate.call(matrices, filter[None, None], None, geometry)
     return output.reshape(*input.shape[:-2], *output.shape[-2:])

@@ -11,15 +11,17 @@ import functools
 import importlib.machinery
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ALGORITHMS = ("auto", "direct", "winograd")
+
+T = TypeVar("T")
 
 
 class Geometry(NamedTuple):
@@ -66,7 +68,13 @@ def _load_library(name: str, build: str) -> None:
         ) from error
 
 
-@torch.compiler.assume_constant_result
+def _constant_in_graphs(function: Callable[[], T]) -> Callable[[], T]:
+    """torch.compiler.assume_constant_result, without its import of Dynamo, which takes a second."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant_in_graphs
 def load_cuda() -> None:
     """Registers the kernels for CUDA tensors. `functional` does so at the first of them."""
     _load_library(
@@ -76,7 +84,7 @@ def load_cuda() -> None:
     )
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def allow_tf32() -> bool:
     """Whether torch lets convolutions on CUDA round float32 to TF32 (by default it does)."""
     return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]

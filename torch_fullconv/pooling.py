@@ -41,7 +41,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         return handle_torch_function(relu, (input,), input, inplace=inplace)
     _pool_checks.check_tensor("relu", input, _pool_checks.REAL)
     if not inplace:
-        return Relu.apply(input)
+        return Relu.call(input)
     _pool_checks.check_in_place(input)
     return autograd_pool.relu_(input)
 
@@ -140,7 +140,7 @@ def max_pool2d(
     if not return_indices:
         output = autograd_pool.max_pool2d(batch, windows)
         return output if input.dim() == 4 else output.squeeze(1)
-    output, indices = MaxPool.apply(batch, windows)
+    output, indices = MaxPool.call(batch, windows)
     return (output, indices) if input.dim() == 4 else (output.squeeze(1), indices.squeeze(1))
 
 
@@ -198,5 +198,5 @@ def avg_pool2d(
             raise RuntimeError("divisor must be not zero")
     _pool_checks.check_windows("avg_pool2d", input, windows)
     if input.dim() == 4:
-        return AvgPool.apply(input, windows, divisor)
-    return AvgPool.apply(input.unsqueeze(1), windows, divisor).squeeze(1)
+        return AvgPool.call(input, windows, divisor)
+    return AvgPool.call(input.unsqueeze(1), windows, divisor).squeeze(1)

@@ -245,7 +245,7 @@ def double_backward(g: Any, *operands: Tensor) -> tuple[tuple[Tensor, ...], ...]
     """(grad, filter) gradients of <u, dx>, (grad, input) ones of <v, df>; dx, df and of both."""
     x, f, o, u, v = operands
     x, f, o = (w.detach().requires_grad_() for w in (x, f, o))
-    dx, df = grads(Correlate.apply(x, f, None, g), (x, f), o, create_graph=True)
+    dx, df = grads(Correlate.call(x, f, None, g), (x, f), o, create_graph=True)
     keep = {"retain_graph": True}
     return (
         grads(dx, (o, f), u, **keep),

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from cases import case, ident
 from functions import LAYER, LAYERS, OPERATIONS, Calls, function_of, ours, random, stock
 from torch import Tensor, nn
+from torch.autograd.functional import hessian as hessian_of_autograd
+from torch.autograd.functional import jacobian
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import torch_fullconv
@@ -169,6 +171,52 @@ def test_functional_call_and_grad_are_stocks():
         )(parameters, x),
     ):
         torch.testing.assert_close(each(twin), each(net))
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule for aten")
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_vectorized_jacobians_of_torch_autograd_are_stocks(name, strategy):
+    """Their vmap is not torch.func's, nor is it known to Functions; hessians nest the two modes."""
+    x, f, b = random(((1, 2, 4, 3), (2, 2, 3, 2), (2,)))
+    found = []
+    for of in (torch_fullconv.functional, F):
+        conv = lambda *t, of=of: getattr(of, name)(*t).sin()  # noqa: E731
+        jacobians = jacobian(conv, (x, f, b), vectorize=True, strategy=strategy)
+        second = hessian_of_autograd(
+            lambda *t, conv=conv: conv(*t).square().sum(),
+            (x, f, b),
+            vectorize=True,
+            outer_jacobian_strategy=strategy,
+        )
+        found.append((*jacobians, *second))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule for aten")
+def test_batched_gradients_of_torch_autograd_keep_their_graph():
+    """And they loop nowhere."""
+    xfb = random(((1, 2, 4, 4), (2, 2, 3, 3), (2,)), needs_grad=True)
+
+    def slopes(conv: Callable) -> tuple[Tensor, ...]:
+        y = conv(*xfb)
+        each = torch.eye(y.numel(), dtype=y.dtype).view(-1, *y.shape)
+        return torch.autograd.grad(y.sin(), xfb, each, is_grads_batched=True, create_graph=True)
+
+    with Calls() as calls:
+        slopes(torch_fullconv.functional.conv2d)
+    assert sorted(calls.names) == [
+        "channel_sum",
+        "correlate",
+        "correlate_weight",
+        "full_convolve",
+    ]
+    found = []
+    for conv in (torch_fullconv.functional.conv2d, F.conv2d):
+        first = slopes(conv)
+        second = torch.autograd.grad(sum(slope.square().sum() for slope in first), xfb)
+        found.append((*first, *second))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -336,6 +336,23 @@ def test_transforms_are_stocks_and_loop_nowhere(name):
     torch.testing.assert_close(each(LAYERS[name]), each(STOCK[name]))
 
 
+@each_layer
+def test_vectorized_jacobians_of_torch_autograd_keep_their_graph(name):
+    """They are torch.func's, and so are their derivatives."""
+    x = image(1, 1, 4, 3).requires_grad_()
+
+    def loss(jacobian: Any) -> Tensor:
+        return (jacobian.square() * x.cos()).sum()
+
+    f = lambda x: LAYERS[name](x.sin()).sin()  # noqa: E731
+    found = torch.autograd.functional.jacobian(f, x, vectorize=True, create_graph=True)
+    with Calls() as calls:
+        slope = torch.autograd.grad(loss(found), x)
+    assert len(calls.names) == 2
+    expected = jacrev(f)(x)
+    torch.testing.assert_close((found, slope), (expected, torch.autograd.grad(loss(expected), x)))
+
+
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @each_layer
 def test_compiled_in_one_graph(name, dynamic):

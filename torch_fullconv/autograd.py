@@ -25,8 +25,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _dispatch_tls_is_dispatch_key_included,
+    _is_tracing,
+)
+from torch._C._functorch import is_legacy_batchedtensor
+from torch._functorch.autograd_function import VmapInfo
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function, forward_ad
+from torch.compiler import is_compiling
 
 from . import ops
 from .ops import Geometry
@@ -118,16 +126,21 @@ def _vmap_by_filter(
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
+_VMAP_OF_AUTOGRAD = torch._C._parse_dispatch_key("VmapMode")
+
+
 def surrounded() -> bool:
     """Whether anything is around a call.
 
-    That is a graph that is made, torch.func's transforms, or a level of dual tensors.
+    That is a graph that is made, torch.func's transforms, a level of dual tensors, or the vmap of
+    torch.autograd.
     """
     return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
+        is_compiling()
+        or _is_tracing()
+        or _are_functorch_transforms_active()
         or forward_ad._current_level >= 0
+        or _dispatch_tls_is_dispatch_key_included(_VMAP_OF_AUTOGRAD)  # type: ignore[arg-type]
     )
 
 
@@ -173,10 +186,51 @@ def _operation(name: str, arguments: Callable[..., tuple[Any, ...]]) -> Callable
         _library.define(schema.replace(f"torch_fullconv::{name}", op))
         for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
             _library.impl(op, apply, key)
+        _library.impl(op, lambda *flat: _vmap_of_autograd(operation, arguments(*flat)), "Batched")
         operation._op = staticmethod(getattr(torch.ops.torch_fullconv, op).default)
         return operation
 
     return register
+
+
+def _vmap_of_autograd(operation: type[_Operation], args: tuple[Any, ...]) -> Any:
+    """A Function under the vmap of torch.autograd, which knows none: it would loop over the ops.
+
+    `is_grads_batched` of torch.autograd.grad and `vectorize` of torch.autograd.functional use it. A
+    tensor has an axis of its own for each level of it that it is mapped at.
+    """
+    depth = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    for level in range(depth, 0, -1):
+        fronts = [_mapped_axis_first(arg, level) for arg in args]
+        sizes = [len(front) for front in fronts if front is not None]
+        if sizes:
+            break
+    else:  # mapped along an axis of length 0, which is torch's error
+        return operation.apply(*args)
+
+    def mapped(result: Tensor, dim: int | None) -> Tensor:
+        if dim is None:
+            return result
+        # It strides over no tensor whose mapped axis is not the first in memory too.
+        return torch._add_batch_dim(result.movedim(dim, 0).contiguous(), 0, level)
+
+    results, dims = operation.vmap(
+        VmapInfo(sizes[0], "error"),
+        tuple(None if front is None else 0 for front in fronts),
+        *(arg if front is None else front for arg, front in zip(args, fronts, strict=True)),
+    )
+    return (
+        mapped(results, dims) if isinstance(results, Tensor) else tuple(map(mapped, results, dims))
+    )
+
+
+def _mapped_axis_first(arg: Any, level: int) -> Tensor | None:
+    """The tensor with the axis that it is mapped along at a level; None where it is not mapped."""
+    if isinstance(arg, Tensor) and is_legacy_batchedtensor(arg):
+        front = torch._remove_batch_dim(arg, level, 0, 0)  # of length 0 where it is not
+        return front if len(front) else None
+    return None
 
 
 def _flat(args: tuple[Any, ...]) -> Iterator[Any]:

@@ -38,6 +38,7 @@ from torch.distributed.tensor import (
     init_device_mesh,
 )
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.distributed.tensor.placement_types import Placement
 
 RANKS = 2
@@ -132,6 +133,15 @@ def compare_with_one(
     return result
 
 
+def a_weight_alone_in_parts(mesh: DeviceMesh) -> None:
+    """The first call with a DTensor: it loads the rules."""
+    x, weight = random(2, 4, 9, 9, seed=0), random(6, 4, 3, 3, seed=1)
+    with implicit_replication():
+        result = tfc.functional.conv2d(x, distribute_tensor(weight, mesh, [Shard(0)]))
+    assert result.placements == (Shard(1),)
+    torch.testing.assert_close(result.full_tensor(), tfc.functional.conv2d(x, weight))
+
+
 def layers_that_differ_in_one_number(mesh: DeviceMesh) -> None:
     """Rules are cached by an op's numbers; on a square image only they tell the layers apart."""
     x, weight = random(2, 4, 9, 9, seed=0), random(4, 4, 3, 3, seed=1)
@@ -155,6 +165,50 @@ def channels_in_groups_are_made_whole(mesh: DeviceMesh) -> None:
     depthwise = partial(tfc.functional.conv2d, groups=4)
     for placements in ((Shard(1), Shard(0)), (Shard(1), WHOLE), (WHOLE, Shard(0))):
         compare_with_one(mesh, depthwise, *zip((x, weight), placements, strict=True))
+
+
+def gradients_of_groups(mesh: DeviceMesh) -> None:
+    x = random(2, 4, 9, 9, seed=0)
+    for name, shape in (("conv2d", (8, 1, 3, 3)), ("conv_transpose2d", (4, 2, 3, 3))):
+        function = partial(getattr(tfc.functional, name), groups=4)
+
+        def slopes(x: Tensor, weight: Tensor, function: Callable[..., Tensor] = function) -> Tensor:
+            x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+            both = torch.autograd.grad(function(x, weight).square().sum(), (x, weight))
+            return both[0].sum() + both[1].square().sum()
+
+        for placements in (
+            (Shard(0), WHOLE),
+            (Shard(1), Shard(0)),
+            (Shard(1), WHOLE),
+            (WHOLE, Shard(0)),
+        ):
+            operands = zip((x, random(*shape, seed=1)), placements, strict=True)
+            compare_with_one(mesh, slopes, *operands)
+
+
+def relu_and_pooling(mesh: DeviceMesh) -> None:
+    """Values, gradients and second gradients, by placements; rows in parts are gathered."""
+    x = random(4, 6, 9, 8, seed=0)
+    for function in (
+        tfc.functional.relu,
+        partial(tfc.functional.max_pool2d, kernel_size=3, stride=2, padding=1),
+        partial(tfc.functional.avg_pool2d, kernel_size=2),
+    ):
+
+        def slope(x: Tensor, function: Callable[..., Tensor] = function) -> Tensor:
+            x = x.detach().requires_grad_()
+            (first,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+            return first + torch.autograd.grad(first.square().sum(), x)[0]
+
+        for placement, each in product((WHOLE, Shard(0), Shard(1), Shard(2)), (function, slope)):
+            result = compare_with_one(mesh, each, (x, placement))
+            assert result.placements == (placement,) or placement == Shard(2)
+
+    for placement in (Shard(0), Shard(2)):
+        compare_with_one(
+            mesh, lambda x: tfc.functional.relu(x.clone(), inplace=True), (x, placement)
+        )
 
 
 def uneven_parts(mesh: DeviceMesh) -> None:
@@ -291,6 +345,9 @@ def two_cuts_at_once(mesh: DeviceMesh) -> None:
 
 
 CHECKS: dict[str, Callable[[DeviceMesh], None]] = {
+    "a weight alone in parts": a_weight_alone_in_parts,  # before any other
+}
+CHECKS |= {
     f"{name}, {cut}, {options}": partial(compare_cut, name=name, cut=cut, **options)
     for name, cuts in CUTS.items()
     for cut in cuts
@@ -309,6 +366,8 @@ CHECKS |= {
     for function in (
         layers_that_differ_in_one_number,
         channels_in_groups_are_made_whole,
+        gradients_of_groups,
+        relu_and_pooling,
         uneven_parts,
         other_placements_are_made_to_fit,
         per_sample_gradients,

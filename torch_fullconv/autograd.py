@@ -158,8 +158,7 @@ class _Operation(Function):
     def call(cls, *args: Any) -> Any:
         if surrounded():
             return cls._op(*_flat(args))
-        if type(args[0]) is not Tensor:
-            ops.prepare(args[0])
+        ops.prepare()
         if torch.is_grad_enabled():
             for arg in args:
                 if isinstance(arg, Tensor) and arg.requires_grad:
@@ -177,8 +176,7 @@ def _operation(name: str, arguments: Callable[..., tuple[Any, ...]]) -> Callable
 
     def register(operation: Any) -> Any:
         def apply(*flat: Any) -> Any:
-            if type(flat[0]) is not Tensor:
-                ops.prepare(flat[0])
+            ops.prepare()
             return operation.apply(*arguments(*flat))
 
         schema = str(getattr(torch.ops.torch_fullconv, name).default._schema)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import pool_ops
+from . import ops, pool_ops
 from .autograd import (
     InDims,
     _differentiable,
@@ -78,6 +78,7 @@ def relu_(input: Tensor) -> Tensor:
         return input.copy_(Relu.call(input))
     if torch.is_grad_enabled() and input.requires_grad:
         return ReluInPlace.call(input)
+    ops.prepare()
     pool_ops.relu_(input)
     torch.autograd.graph.increment_version(input)
     return input
@@ -170,6 +171,7 @@ def max_pool2d(input: Tensor, windows: Windows) -> Tensor:
     wanted = torch.is_grad_enabled() and input.requires_grad
     if wanted or surrounded():
         return MaxPool.call(input, windows)[0]
+    ops.prepare()
     return pool_ops.max_pool2d(input, windows)
 
 

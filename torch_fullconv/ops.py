@@ -109,11 +109,15 @@ _load_library(
 _ops = torch.ops.torch_fullconv
 
 
-def prepare(tensor: Tensor) -> None:
-    """Registers the sharding rules if the tensor is a DTensor; that module costs a second."""
-    distributed = sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and isinstance(tensor, distributed.DTensor):
-        from . import sharding  # noqa: F401
+def prepare() -> None:
+    """Registers the sharding rules once there may be DTensors, whose module costs a second."""
+    if "torch.distributed.tensor" in sys.modules:
+        _register_sharding()
+
+
+@functools.cache
+def _register_sharding() -> None:
+    from . import sharding  # noqa: F401
 
 
 def correlate(input: Tensor, filter: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

@@ -1,7 +1,7 @@
 """How the ops run on DTensors: which of their tensors may be in parts, and along which axis.
 
-Importing this module registers the rules with torch.distributed.tensor; the first DTensor that
-comes along does it (`ops.prepare`).
+Importing this module registers the rules with torch.distributed.tensor; the first operation after
+the import of that does it (`ops.prepare`).
 
 A rule cuts one index of T(X, F, O) (`autograd`): the batch n, the output channels k or the input
 channels c. A tensor that has the index is sharded along it. One that has not is whole on every rank
@@ -15,6 +15,8 @@ as a factor, and as the result each rank has a term of its sum, which is Partial
 
 No cut needs a halo: images stay whole. Channels in groups and a batch in segments are not cut, as
 a rank would have fewer of them than its op is told.
+
+Pooling may cut n or c, the same of all its tensors, and ReLU any axis.
 """
 
 from __future__ import annotations
@@ -105,3 +107,36 @@ def _(input: Any, filter: Any, grad: Any, groups: int, *rest: int) -> list[Rule]
 @register_sharding(_ops.channel_sum.default)
 def _(grad: Any) -> list[Rule]:
     return _rules([{"k": 0}], [OUTPUT], "nk")
+
+
+def _pointwise(tensor: Any, results: int, operands: int) -> list[Rule]:
+    cuts = [Replicate(), *map(Shard, range(tensor.ndim))]
+    return [([cut] * results, [cut] * operands) for cut in cuts]
+
+
+@register_sharding(_ops.relu.default)
+def _(input: Any) -> list[Rule]:
+    return _pointwise(input, 1, 1)
+
+
+@register_sharding(_ops.relu_.default)
+def _(input: Any) -> list[Rule]:
+    return _pointwise(input, 0, 1)
+
+
+@register_sharding(_ops.relu_grad.default)
+def _(grad: Any, output: Any) -> list[Rule]:
+    return _pointwise(grad, 1, 2)
+
+
+def _register_pooling(op: Any, results: int, operands: int) -> None:
+    rules = _rules([INPUT] * results, [INPUT] * operands, "nc")
+    register_sharding(op.default)(lambda *_: rules)
+
+
+_register_pooling(_ops.max_pool2d, 1, 1)
+_register_pooling(_ops.max_pool2d_indices, 2, 1)
+_register_pooling(_ops.max_gather, 1, 2)
+_register_pooling(_ops.max_scatter, 1, 2)
+_register_pooling(_ops.avg_pool2d, 1, 1)
+_register_pooling(_ops.avg_pool2d_adjoint, 1, 1)

@@ -53,7 +53,7 @@ def function_of(operation: type, c: Case) -> tuple[Callable, tuple[tuple[int, ..
             lambda x, f, o: Gradients.call(x, f, o, g),
             (c.input, c.filter, c.output),
         ),
-        ChannelSum: (ChannelSum.apply, (c.output,)),
+        ChannelSum: (ChannelSum.call, (c.output,)),
     }[operation]
 
 

@@ -438,6 +438,10 @@ def test_relu_in_place():
         assert torch.equal(x, F.relu(image(7, 9)[:, ::2]))
     x = -torch.ones(3)
     torch.testing.assert_close(vmap(lambda t: functional.relu(t * 1, inplace=True))(x), x * 0)
+    product = x * x.clone().requires_grad_()  # keeps x
+    functional.relu(x, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
     leaf = -torch.ones(2, requires_grad=True)
     y = leaf.square().exp()  # which saves its result
     functional.relu(y, inplace=True)

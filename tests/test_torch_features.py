@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.flop_counter import FlopCounterMode
 
 import torch_fullconv as tfc
 
@@ -221,3 +222,27 @@ def test_lazy_layers(name):
     assert_equal([loaded(image())], [made(image())])
     with torch.device("meta"):
         assert getattr(tfc, f"Lazy{name}")(*arguments, **keywords)(image().to("meta")).is_meta
+
+
+def test_operations_are_counted_as_stocks():
+    """Forward, and with all gradients, the input's or the filter's alone."""
+    model = nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.Conv2d(6, 8, (1, 3), groups=2, bias=False),
+        nn.ConvTranspose2d(8, 6, 3, stride=2, groups=2, output_padding=1),
+        nn.ConvTranspose2d(6, 4, 2),
+    )
+    for frozen in (nn.Module(), model[1], model):
+        frozen.requires_grad_(False)
+        counts = []
+        for change in (tfc.revert, tfc.convert):
+            change(model)
+            for needs_grad in (False, True):
+                x = image().requires_grad_(needs_grad)
+                with FlopCounterMode(display=False) as counter:
+                    y = model(x)
+                    if y.requires_grad:
+                        y.sum().backward()
+                counts.append(counter.get_total_flops())
+        assert counts[0] > 0
+        assert counts[:2] == counts[2:]

@@ -2,21 +2,23 @@
 
 Here a convolution layer is what its trilinear form needs: tensors and a `Geometry`. Each op has a
 fake kernel, the rule for the shape, dtype and memory format of its result, which the C++ side
-(`csrc/ops.cpp`) follows for real tensors.
+(`csrc/ops.cpp`) follows for real tensors, and a formula for torch.utils.flop_counter.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.machinery
+import math
 import struct
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ALGORITHMS = ("auto", "direct", "winograd")
@@ -248,3 +250,32 @@ def _(input: Tensor, filter: Tensor, grad: Tensor, *integers: int) -> tuple[Tens
 @torch.library.register_fake("torch_fullconv::channel_sum")
 def _(grad: Tensor) -> Tensor:
     return grad.new_empty(grad.shape[1])
+
+
+def _flops(grad: torch.Size, filter: torch.Size) -> int:
+    """A multiplication and an addition for each term of the sum."""
+    n, _, p, q = grad
+    return 2 * n * p * q * math.prod(filter[-4:])
+
+
+@register_flop_formula(_ops.correlate)
+def _(*args: Any, out_shape: torch.Size) -> int:
+    return _flops(out_shape, args[1])
+
+
+@register_flop_formula(_ops.full_convolve)
+def _(grad: torch.Size, filter: torch.Size, *_: Any, out_shape: torch.Size) -> int:
+    return _flops(grad, filter)
+
+
+# As for stock's filter gradient, channels of different groups count as if they met.
+@register_flop_formula(_ops.correlate_weight)
+def _(input: torch.Size, grad: torch.Size, groups: int, *_: Any, out_shape: torch.Size) -> int:
+    return _flops(grad, out_shape) * groups
+
+
+@register_flop_formula(_ops.gradients)
+def _(
+    input: torch.Size, filter: torch.Size, grad: torch.Size, groups: int, *_: Any, out_shape: Any
+) -> int:
+    return _flops(grad, filter) * (1 + groups)

@@ -207,3 +207,12 @@ def test_a_reverted_model_can_be_scripted():
     x = image(2)
     expected = model(x)
     torch.testing.assert_close(torch.jit.script(tfc.revert(model))(x), expected)
+
+
+def test_a_jit_trace_takes_other_images_but_for_transposed_layers():
+    module = net()
+    x, larger = image(2), image(3, 9, 12)
+    traced = torch.jit.trace(module[:-1], x)
+    torch.testing.assert_close(traced(larger), module[:-1](larger))
+    with pytest.raises(RuntimeError, match="the output's size"):
+        torch.jit.trace(module, x)(larger)

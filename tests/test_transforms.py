@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 import torch_fullconv as tfc
 
@@ -191,3 +191,23 @@ def test_transforms_around_a_compiled_function_are_an_error():
     compiled = torch.compile(OURS["vmap"], fullgraph=True, backend="aot_eager")
     with pytest.raises(torch._dynamo.exc.Unsupported):
         jvp(compiled, (X, W), (X, W))
+
+
+class Double(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "function", [tfc.functional.conv2d, lambda x, _: Double.apply(x)], ids=["ours", "any"]
+)
+def test_functionalize_is_an_error_of_every_function(function):
+    with pytest.raises(RuntimeError, match="NYI: Functionalize rule for custom_function_call"):
+        functionalize(function)(X, random(2, 2, 2, 2))

@@ -13,33 +13,18 @@ for X and O, or the channels for a single mapped factor; where both factors are 
 falls into segments, each with a filter of its own (the 5-D filters of `ops`).
 
 Gradients of complex tensors are PyTorch's: conjugates of the plain contraction.
-
-A graph, of torch.compile, torch.export or torch.jit.trace, has ops that are the Functions.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import (
-    _are_functorch_transforms_active,
-    _dispatch_tls_is_dispatch_key_included,
-    _is_tracing,
-)
-from torch._C._functorch import is_legacy_batchedtensor
-from torch._functorch.autograd_function import VmapInfo
-from torch._functorch.utils import unwrap_dead_wrappers
-from torch.autograd import Function, forward_ad
-from torch.compiler import is_compiling
 
 from . import ops
+from .operation import InDims, Operation, differentiable, primals, registered_as, to_front
 from .ops import Geometry
-
-InDims = tuple[Any, ...]
 
 
 def _add(*terms: Tensor | None) -> Tensor | None:
@@ -52,26 +37,6 @@ def _segments(filter: torch.Size) -> int | None:
     return filter[0] if len(filter) == 5 else None
 
 
-def _differentiable(jvp: Callable[..., Any]) -> Callable[..., Any]:
-    """With `_primals`, a jvp that the forward modes around its own can differentiate.
-
-    PyTorch turns forward mode off for a Function's jvp, and so for all that are around it (issue
-    197867). It does that because saved tensors still have their tangents.
-    """
-
-    @functools.wraps(jvp)
-    def differentiated(ctx: Any, *tangents: Any) -> Any:
-        with forward_ad._set_fwd_grad_enabled(True):
-            return jvp(ctx, *tangents)
-
-    return differentiated
-
-
-def _primals(ctx: Any) -> list[Tensor]:
-    """The saved tensors without the tangents that jvp is called for."""
-    return [forward_ad.unpack_dual(tensor, level=0).primal for tensor in ctx.saved_tensors]
-
-
 def _conj(tensor: Tensor | None) -> Tensor | None:
     return tensor.conj() if tensor is not None and tensor.dtype.is_complex else tensor
 
@@ -81,18 +46,13 @@ def _along_channels(bias: Tensor, shape: torch.Size) -> Tensor:
     return bias[:, None, None].expand(shape)
 
 
-def _to_front(tensor: Tensor, dim: int | None, batch: int) -> Tensor:
-    """The mapped axis first; an argument that is not mapped is repeated along it."""
-    return tensor.expand(batch, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-
 def _unmapped(tensor: Tensor, dim: int | None) -> tuple[int, ...]:
     """The shape without the mapped axis."""
     return tuple(length for axis, length in enumerate(tensor.shape) if axis != dim)
 
 
 def _vmap_by_filter(
-    operation: type[_Operation],
+    operation: type[Operation],
     channel_axis: int,
     info: Any,
     in_dims: InDims,
@@ -118,130 +78,16 @@ def _vmap_by_filter(
         bias = None if bias is None else bias.repeat(batch)
         output = operation.call(tensor, filter, bias, geometry, *size)
         return output.unflatten(1, (batch, channels)), 1
-    tensor = _to_front(tensor, t_dim, batch)
+    tensor = to_front(tensor, t_dim, batch)
     if f_dim is not None or filter.dim() == 5:
-        filter = _to_front(filter, f_dim, batch)
+        filter = to_front(filter, f_dim, batch)
         filter = filter.flatten(0, 1) if filter.dim() == 6 else filter
     output = operation.call(tensor.flatten(0, 1), filter, bias, geometry, *size)
     return output.unflatten(0, tensor.shape[:2]), 0
 
 
-_VMAP_OF_AUTOGRAD = torch._C._parse_dispatch_key("VmapMode")
-
-
-def surrounded() -> bool:
-    """Whether anything is around a call.
-
-    That is a graph that is made, torch.func's transforms, a level of dual tensors, or the vmap of
-    torch.autograd.
-    """
-    return (
-        is_compiling()
-        or _is_tracing()
-        or _are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or _dispatch_tls_is_dispatch_key_included(_VMAP_OF_AUTOGRAD)  # type: ignore[arg-type]
-    )
-
-
-class _Operation(Function):
-    """A Function that costs little to call where nothing is around it.
-
-    Where something is, what is called is an op that is the Function. A graph keeps ops alone, and
-    those of `ops` have no derivatives. Dynamo traces into the `apply` of a Function, of any class,
-    and refuses one that has a jvp.
-    """
-
-    _op: Callable[..., Any]
-
-    @classmethod
-    def call(cls, *args: Any) -> Any:
-        if surrounded():
-            return cls._op(*_flat(args))
-        ops.prepare()
-        if torch.is_grad_enabled():
-            for arg in args:
-                if isinstance(arg, Tensor) and arg.requires_grad:
-                    # As cls.apply, which binds the arguments to forward's signature each time.
-                    alive = unwrap_dead_wrappers(args)
-                    return super(Function, cls).apply(*alive)  # type: ignore[misc]
-        return cls.forward(*args)
-
-
-_library = torch.library.Library("torch_fullconv", "FRAGMENT")
-
-
-def _operation(name: str, arguments: Callable[..., tuple[Any, ...]]) -> Callable[[type], type]:
-    """Gives a Function its op, `name`_autograd; `arguments` makes its arguments of the op's."""
-
-    def register(operation: Any) -> Any:
-        def apply(*flat: Any) -> Any:
-            ops.prepare()
-            return operation.apply(*arguments(*flat))
-
-        schema = str(getattr(torch.ops.torch_fullconv, name).default._schema)
-        op = f"{name}_autograd"
-        _library.define(schema.replace(f"torch_fullconv::{name}", op))
-        for key in ("CompositeImplicitAutograd", "FuncTorchDynamicLayerFrontMode"):
-            _library.impl(op, apply, key)
-        _library.impl(op, lambda *flat: _vmap_of_autograd(operation, arguments(*flat)), "Batched")
-        operation._op = staticmethod(getattr(torch.ops.torch_fullconv, op).default)
-        return operation
-
-    return register
-
-
-def _vmap_of_autograd(operation: type[_Operation], args: tuple[Any, ...]) -> Any:
-    """A Function under the vmap of torch.autograd, which knows none: it would loop over the ops.
-
-    `is_grads_batched` of torch.autograd.grad and `vectorize` of torch.autograd.functional use it. A
-    tensor has an axis of its own for each level of it that it is mapped at.
-    """
-    depth = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    for level in range(depth, 0, -1):
-        fronts = [_mapped_axis_first(arg, level) for arg in args]
-        sizes = [len(front) for front in fronts if front is not None]
-        if sizes:
-            break
-    else:  # mapped along an axis of length 0, which is torch's error
-        return operation.apply(*args)
-
-    def mapped(result: Tensor, dim: int | None) -> Tensor:
-        if dim is None:
-            return result
-        # It strides over no tensor whose mapped axis is not the first in memory too.
-        return torch._add_batch_dim(result.movedim(dim, 0).contiguous(), 0, level)
-
-    results, dims = operation.vmap(
-        VmapInfo(sizes[0], "error"),
-        tuple(None if front is None else 0 for front in fronts),
-        *(arg if front is None else front for arg, front in zip(args, fronts, strict=True)),
-    )
-    return (
-        mapped(results, dims) if isinstance(results, Tensor) else tuple(map(mapped, results, dims))
-    )
-
-
-def _mapped_axis_first(arg: Any, level: int) -> Tensor | None:
-    """The tensor with the axis that it is mapped along at a level; None where it is not mapped."""
-    if isinstance(arg, Tensor) and is_legacy_batchedtensor(arg):
-        front = torch._remove_batch_dim(arg, level, 0, 0)  # of length 0 where it is not
-        return front if len(front) else None
-    return None
-
-
-def _flat(args: tuple[Any, ...]) -> Iterator[Any]:
-    """A Function's arguments as an op's, which has no tuples."""
-    for arg in args:
-        if isinstance(arg, tuple):
-            yield from arg
-        else:
-            yield arg
-
-
-@_operation("correlate", lambda x, f, b, *g: (x, f, b, Geometry(*g)))
-class Correlate(_Operation):
+@registered_as("correlate", lambda x, f, b, *g: (x, f, b, Geometry(*g)))
+class Correlate(Operation):
     """O = correlation of X and F, plus bias."""
 
     @staticmethod
@@ -281,9 +127,9 @@ class Correlate(_Operation):
         return grad_input, grad_filter, ChannelSum.call(grad) if for_bias else None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_bias: Any, _: Any) -> Tensor | None:
-        input, filter = _primals(ctx)
+        input, filter = primals(ctx)
         return _add(
             None if d_input is None else Correlate.call(d_input, filter, None, ctx.geometry),
             None if d_filter is None else Correlate.call(input, d_filter, None, ctx.geometry),
@@ -295,8 +141,8 @@ class Correlate(_Operation):
         return _vmap_by_filter(Correlate, 0, info, in_dims, *inputs)
 
 
-@_operation("full_convolve", lambda o, f, b, *g: (o, f, b, Geometry(*g[:-2]), g[-2:]))
-class FullConvolve(_Operation):
+@registered_as("full_convolve", lambda o, f, b, *g: (o, f, b, Geometry(*g[:-2]), g[-2:]))
+class FullConvolve(Operation):
     """∂E/∂X = full convolution of the output gradient with F rotated by 180°, plus bias."""
 
     @staticmethod
@@ -333,9 +179,9 @@ class FullConvolve(_Operation):
         return grad_grad, grad_filter, ChannelSum.call(cotangent) if for_bias else None, None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_grad: Any, d_filter: Any, d_bias: Any, *_: Any) -> Tensor | None:
-        grad, filter = _primals(ctx)
+        grad, filter = primals(ctx)
         rest = ctx.geometry, ctx.input_size
         return _add(
             None if d_grad is None else FullConvolve.call(d_grad, filter, None, *rest),
@@ -348,8 +194,8 @@ class FullConvolve(_Operation):
         return _vmap_by_filter(FullConvolve, 1, info, in_dims, *inputs)
 
 
-@_operation("correlate_weight", lambda x, o, *g: (x, o, Geometry(*g[:-3]), g[-3:-1], g[-1]))
-class CorrelateWeight(_Operation):
+@registered_as("correlate_weight", lambda x, o, *g: (x, o, Geometry(*g[:-3]), g[-3:-1], g[-1]))
+class CorrelateWeight(Operation):
     """∂E/∂F = correlation of X and the output gradient."""
 
     @staticmethod
@@ -384,9 +230,9 @@ class CorrelateWeight(_Operation):
         return grad_input, grad_grad, None, None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Any, d_grad: Any, *_: Any) -> Tensor | None:
-        input, grad = _primals(ctx)
+        input, grad = primals(ctx)
         rest = ctx.geometry, ctx.kernel, ctx.segments
         return _add(
             None if d_input is None else CorrelateWeight.call(d_input, grad, *rest),
@@ -414,15 +260,15 @@ class CorrelateWeight(_Operation):
             channels, grad = grad.shape[2], grad.flatten(1, 2)
             output = CorrelateWeight.call(input, grad, geometry, kernel, None)
             return output.unflatten(0, (batch, channels)), 0
-        input = _to_front(input, x_dim, batch).flatten(0, 1)
-        grad = _to_front(grad, g_dim, batch).flatten(0, 1)
+        input = to_front(input, x_dim, batch).flatten(0, 1)
+        grad = to_front(grad, g_dim, batch).flatten(0, 1)
         parts = batch if segments is None else batch * segments
         output = CorrelateWeight.call(input, grad, geometry, kernel, parts)
         return (output if segments is None else output.unflatten(0, (batch, segments))), 0
 
 
-@_operation("gradients", lambda x, f, o, *g: (x, f, o, Geometry(*g)))
-class Gradients(_Operation):
+@registered_as("gradients", lambda x, f, o, *g: (x, f, o, Geometry(*g)))
+class Gradients(Operation):
     """(∂E/∂X, ∂E/∂F) of one output gradient: FullConvolve and CorrelateWeight in one call."""
 
     @staticmethod
@@ -463,9 +309,9 @@ class Gradients(_Operation):
         return grad_input, grad_filter, grad_grad, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Any, d_filter: Any, d_grad: Any, _: Any) -> tuple[Tensor, Tensor]:
-        input, filter, grad = _primals(ctx)
+        input, filter, grad = primals(ctx)
         size, rest = input.shape[2:], (ctx.geometry, filter.shape[-2:], _segments(filter.shape))
         to_input, to_filter = torch.zeros_like(input), torch.zeros_like(filter)
         if d_grad is not None:
@@ -496,8 +342,8 @@ class Gradients(_Operation):
         return (to_input, to_filter), (i_dim, o_dim)
 
 
-@_operation("channel_sum", lambda o: (o,))
-class ChannelSum(_Operation):
+@registered_as("channel_sum", lambda o: (o,))
+class ChannelSum(Operation):
     """∂E/∂bias: the output gradient summed over all but its channels."""
 
     @staticmethod
@@ -513,7 +359,7 @@ class ChannelSum(_Operation):
         return _along_channels(cotangent, ctx.shape)
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_grad: Tensor) -> Tensor:
         return ChannelSum.call(d_grad)
 

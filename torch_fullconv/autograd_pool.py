@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from . import ops, pool_ops
-from .autograd import (
+from .operation import (
     InDims,
-    _differentiable,
-    _Operation,
-    _operation,
-    _primals,
-    _to_front,
+    Operation,
+    differentiable,
+    primals,
+    registered_as,
     surrounded,
+    to_front,
 )
 from .pool_ops import Divisor, Windows
 
 
-@_operation("relu", lambda x: (x,))
-class Relu(_Operation):
+@registered_as("relu", lambda x: (x,))
+class Relu(Operation):
     """x where it is not below 0, else 0."""
 
     @staticmethod
@@ -48,9 +48,9 @@ class Relu(_Operation):
         return None if grad is None else ReluGrad.call(grad, output)
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Tensor) -> Tensor:
-        (output,) = _primals(ctx)
+        (output,) = primals(ctx)
         return ReluGrad.call(d_input, output)
 
     @staticmethod
@@ -84,8 +84,8 @@ def relu_(input: Tensor) -> Tensor:
     return input
 
 
-@_operation("relu_grad", lambda g, y: (g, y))
-class ReluGrad(_Operation):
+@registered_as("relu_grad", lambda g, y: (g, y))
+class ReluGrad(Operation):
     """A gradient where the output is above 0, else 0."""
 
     @staticmethod
@@ -104,21 +104,21 @@ class ReluGrad(_Operation):
         return None if cotangent is None else ReluGrad.call(cotangent, output), None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_grad: Tensor | None, _: Any) -> Tensor:
-        (output,) = _primals(ctx)
+        (output,) = primals(ctx)
         return torch.zeros_like(output) if d_grad is None else ReluGrad.call(d_grad, output)
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, grad: Tensor, output: Tensor) -> tuple[Tensor, int]:
         pairs = zip((grad, output), in_dims, strict=True)
-        return ReluGrad.call(*(_to_front(t, dim, info.batch_size) for t, dim in pairs)), 0
+        return ReluGrad.call(*(to_front(t, dim, info.batch_size) for t, dim in pairs)), 0
 
 
-def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
+def _vmap(operation: type[Operation], info: Any, in_dims: InDims, *inputs: Any) -> tuple[Any, Any]:
     """vmap of an operation on tensors of four axes: the mapped axis joins the batch."""
     fronts = [
-        _to_front(value, dim, info.batch_size) if isinstance(value, Tensor) else value
+        to_front(value, dim, info.batch_size) if isinstance(value, Tensor) else value
         for value, dim in zip(inputs, in_dims, strict=True)
     ]
     batches = fronts[0].shape[:2]
@@ -128,8 +128,8 @@ def _vmap(operation: type[_Operation], info: Any, in_dims: InDims, *inputs: Any)
     return tuple(r.unflatten(0, batches) for r in results), (0,) * len(results)
 
 
-@_operation("max_pool2d_indices", lambda x, *w: (x, Windows(*w)))
-class MaxPool(_Operation):
+@registered_as("max_pool2d_indices", lambda x, *w: (x, Windows(*w)))
+class MaxPool(Operation):
     """The largest elements of all windows, and their indices."""
 
     @staticmethod
@@ -156,7 +156,7 @@ class MaxPool(_Operation):
         return MaxScatter.call(grad, indices, ctx.windows, ctx.input_size), None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Tensor, _: Any) -> tuple[Tensor, None]:
         (indices,) = ctx.saved_tensors
         return MaxGather.call(d_input, indices, ctx.windows), None
@@ -175,8 +175,8 @@ def max_pool2d(input: Tensor, windows: Windows) -> Tensor:
     return pool_ops.max_pool2d(input, windows)
 
 
-@_operation("max_gather", lambda x, i, *w: (x, i, Windows(*w)))
-class MaxGather(_Operation):
+@registered_as("max_gather", lambda x, i, *w: (x, i, Windows(*w)))
+class MaxGather(Operation):
     """The elements of an input at the indices: the transpose of `MaxScatter`."""
 
     @staticmethod
@@ -203,7 +203,7 @@ class MaxGather(_Operation):
         return MaxScatter.call(cotangent, indices, ctx.windows, ctx.input_size), None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
         return MaxGather.call(d_input, indices, ctx.windows)
@@ -213,8 +213,8 @@ class MaxGather(_Operation):
         return _vmap(MaxGather, info, in_dims, *inputs)
 
 
-@_operation("max_scatter", lambda g, i, *w: (g, i, Windows(*w[:-2]), w[-2:]))
-class MaxScatter(_Operation):
+@registered_as("max_scatter", lambda g, i, *w: (g, i, Windows(*w[:-2]), w[-2:]))
+class MaxScatter(Operation):
     """A gradient added to the elements at the indices: the transpose of `MaxGather`."""
 
     @staticmethod
@@ -241,7 +241,7 @@ class MaxScatter(_Operation):
         return MaxGather.call(cotangent, indices, ctx.windows), None, None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
         (indices,) = ctx.saved_tensors
         return MaxScatter.call(d_grad, indices, ctx.windows, ctx.input_size)
@@ -251,8 +251,8 @@ class MaxScatter(_Operation):
         return _vmap(MaxScatter, info, in_dims, *inputs)
 
 
-@_operation("avg_pool2d", lambda x, *w: (x, Windows(*w[:-2]), Divisor(*w[-2:])))
-class AvgPool(_Operation):
+@registered_as("avg_pool2d", lambda x, *w: (x, Windows(*w[:-2]), Divisor(*w[-2:])))
+class AvgPool(Operation):
     """The mean of each window: the transpose of `AvgPoolAdjoint`."""
 
     @staticmethod
@@ -276,7 +276,7 @@ class AvgPool(_Operation):
         return AvgPoolAdjoint.call(grad, *ctx.layer, ctx.input_size), None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_input: Tensor, *_: Any) -> Tensor:
         return AvgPool.call(d_input, *ctx.layer)
 
@@ -285,11 +285,11 @@ class AvgPool(_Operation):
         return _vmap(AvgPool, info, in_dims, *inputs)
 
 
-@_operation(
+@registered_as(
     "avg_pool2d_adjoint",
     lambda g, *w: (g, Windows(*w[:-4]), Divisor(*w[-4:-2]), w[-2:]),
 )
-class AvgPoolAdjoint(_Operation):
+class AvgPoolAdjoint(Operation):
     """A gradient, divided, added all over each window: the transpose of `AvgPool`."""
 
     @staticmethod
@@ -313,7 +313,7 @@ class AvgPoolAdjoint(_Operation):
         return AvgPool.call(cotangent, *ctx.layer), None, None, None
 
     @staticmethod
-    @_differentiable
+    @differentiable
     def jvp(ctx: Any, d_grad: Tensor, *_: Any) -> Tensor:
         return AvgPoolAdjoint.call(d_grad, *ctx.layer, ctx.input_size)
 

@@ -143,7 +143,7 @@ class Correlate(Operation):
 
 @registered_as("full_convolve", lambda o, f, b, *g: (o, f, b, Geometry(*g[:-2]), g[-2:]))
 class FullConvolve(Operation):
-    """∂E/∂X = full convolution of the output gradient with F rotated by 180°, plus bias."""
+    """∂E/∂X = full convolution of the output gradient and F, which it rotates, plus bias."""
 
     @staticmethod
     def forward(

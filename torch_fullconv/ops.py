@@ -149,7 +149,7 @@ def full_convolve(
     geometry: Geometry,
     input_size: tuple[int, int],
 ) -> Tensor:
-    """∂E/∂X: the full convolution of grad with the filter rotated by 180° (plus bias[c]).
+    """∂E/∂X: the full convolution of grad and the filter, which slides rotated (plus bias[c]).
 
     Shapes: grad (N, K, P, Q); filter as for `correlate`; bias (C); result (N, C, *input_size).
     """

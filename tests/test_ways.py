@@ -22,7 +22,7 @@ ALL = {*BOTH, "filter gradient"}
 WAYS = {
     "amx": ALL,
     "channels": ALL,
-    "depthwise": BOTH,
+    "depthwise": ALL,
     "direct": ALL,
     "dots": BOTH,
     "gemm": ALL,
@@ -38,6 +38,13 @@ FAR = case((1, 512, 28, 28), (8, 512, 3, 3), pad=(12, 12, 12, 12), dilation=(12,
 # Groups of which several share a vector, of any width, and their lanes pick the channel they meet.
 NARROW = [
     case((1, 16 * width, 5, 9), (16 * width, width, 3, 3), pad=(1, 1, 1, 1)) for width in (2, 4, 8)
+]
+# Rows of the filter in pieces, vectors that overlap, rows and columns in the padding, segments.
+DEPTHWISE = [
+    case((2, 40, 9, 11), (40, 1, 5, 5), (1, 2), (2, 3, 4, 1)),
+    case((1, 24, 13, 12), (24, 1, 7, 7), pad=(3, 3, 3, 3)),
+    case((1, 19, 4, 90), (19, 1, 2, 7), pad=(9, 0, 2, 2), dilation=(3, 2)),
+    case((4, 18, 6, 5), (2, 18, 1, 3, 3), (2, 1), (1, 1, 1, 1)),
 ]
 
 
@@ -61,9 +68,9 @@ def check(way: str, path: str) -> None:
     for layer, dtype, place in product(UNPADDED, dtypes, LAYOUTS):  # views may be read in place
         check_exact(layer, dtype, (place, place, place), 0)
     for dtype, place in product(dtypes, (torch.Tensor.contiguous, channels_last)):
-        for layer in (FAR, *NARROW):
+        for layer in (FAR, *NARROW, *DEPTHWISE):
             check_exact(layer, dtype, (place, place, place), 0)
-    if way == "amx":  # where a NaN or Inf spreads, another way does the sample again
+    if way in ("amx", "depthwise"):  # which do not add all products, or do a sample again
         for name, operand in product(SPECIAL_LAYERS, ("input", "filter", "grad")):
             check_special_values(name, operand)
 

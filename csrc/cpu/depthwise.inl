@@ -110,7 +110,7 @@ struct Depthwise {
           packed(Depthwise::packed(job)),
           taps(job.w.taps),
           filter(static_cast<const T*>(job.filter) + sample / job.batch * vectors * packed) {
-      auto [begin, end] = inner_of(job.w);
+      auto [begin, end] = inner_positions(job.w);
       left = begin, right = *job.special ? begin : end;
       asks = job.h.step <= 2 && job.w.step <= 2;
     }
@@ -146,18 +146,8 @@ struct Depthwise {
     int64_t offset(int64_t s) const { return job.w.offset[from_left(job.w, s)]; }
   };
 
-  // Positions all of whose taps meet the source.
-  static std::pair<int64_t, int64_t> inner_of(const AxisMap& w) {
-    int64_t left = 0, right = w.positions;
-    for (int64_t s = 0; s < w.taps; ++s) {
-      left = most(left, w.inner[s].first);
-      right = least(right, w.inner[s].second);
-    }
-    left = least(left, w.positions);
-    return {left, most(left, right)};
-  }
   static int64_t edges(const AxisMap& w) {
-    auto [left, right] = inner_of(w);
+    auto [left, right] = inner_positions(w);
     return w.positions - (right - left);
   }
   static int64_t vectors(const CorrelateJob& job) { return quotient_up(job.groups, lanes); }

@@ -43,6 +43,7 @@ namespace {
 #include "scatter.inl"
 #include "weight.inl"
 #include "channels_weight.inl"
+#include "depthwise_weight.inl"
 #include "lines_weight.inl"
 #include "weight_sums.inl"
 #include "direct_weight.inl"
@@ -99,7 +100,8 @@ constexpr Engine make_engine() {
 #ifdef FULLCONV_MATRIX_UNIT
           weight_way<AmxWeight<S>>("amx"),
 #endif
-          weight_way<ChannelsWeight<S>>("channels"), weight_way<WinogradWeight<S, 3>>("winograd"),
+          weight_way<ChannelsWeight<S>>("channels"), weight_way<DepthwiseWeight<S>>("depthwise"),
+          weight_way<WinogradWeight<S, 3>>("winograd"),
           weight_way<WinogradWeight<S, 5>>("winograd"), weight_way<LinesWeight<S>>("lines"),
           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
       ChannelSum<S>::tasks,

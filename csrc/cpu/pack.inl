@@ -73,6 +73,17 @@ inline int64_t source_index(const AxisMap& axis, int64_t tap, int64_t position) 
   return shown_source(axis, axis.base[position] + axis.offset[tap]);
 }
 
+// Positions all of whose taps meet the source: from, and below.
+inline std::pair<int64_t, int64_t> inner_positions(const AxisMap& axis) {
+  int64_t first = 0, end = axis.positions;
+  for (int64_t s = 0; s < axis.taps; ++s) {
+    first = most(first, axis.inner[s].first);
+    end = least(end, axis.inner[s].second);
+  }
+  first = least(first, axis.positions);
+  return {first, most(first, end)};
+}
+
 // Offsets run one way.
 inline int64_t low_offset(const AxisMap& axis) {
   return least(axis.offset[0], axis.offset[axis.taps - 1]);

@@ -209,7 +209,8 @@ def test_wrong_name_is_a_clear_error():
 # The linked library's functions by source file, with the instructions in each.
 
 NEWER = ("engine_avx2.cpp", "engine_avx512.cpp", "engine_avx512_bf16.cpp", "engine_amx.cpp")
-BMI = re.compile(r"\t(andn|bextr|bls\w+|shlx|shrx|sarx|rorx|mulx|pdep|pext|[tl]zcnt)\w? ")
+# tzcnt is not among them: older processors take it for bsf, which is all that GCC then means by it.
+BMI = re.compile(r"\t(andn|bextr|bls\w+|shlx|shrx|sarx|rorx|mulx|pdep|pext|lzcnt)\w? ")
 
 
 @pytest.fixture(scope="module")

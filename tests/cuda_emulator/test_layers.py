@@ -80,7 +80,7 @@ FAULTS = {
         "windows.h", "by_stride(last + stride - 1)", "by_stride(last + stride - (PLANTED ? 0 : 1))"
     ),
     "covered_by_dilation": Fault(
-        "windows.h", "if (dilation > 1)\n", "if (dilation > 1 && !PLANTED)\n"
+        "windows.h", "if (dilation > 1) {\n", "if (dilation > 1 && !PLANTED) {\n"
     ),
     "past_the_window": Fault(
         "windows.h", "i * stride - pad + reach() + 1)", "i * stride - pad + reach() + 1 + PLANTED)"

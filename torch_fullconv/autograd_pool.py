@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from . import ops, pool_ops
 from .operation import (
@@ -73,8 +74,11 @@ class ReluInPlace(Relu):
 
 
 def relu_(input: Tensor) -> Tensor:
-    """`Relu` in place; torch.func, forward mode, graphs and negative views see a copy."""
-    if surrounded() or input.is_neg():
+    """`Relu` in place; torch.func, forward mode, graphs and negative views see a copy.
+
+    So do tensors of other classes: torch 2.10 runs no op on DTensors that returns nothing.
+    """
+    if surrounded() or input.is_neg() or type(input) not in (Tensor, Parameter):
         return input.copy_(Relu.call(input))
     if torch.is_grad_enabled() and input.requires_grad:
         return ReluInPlace.call(input)

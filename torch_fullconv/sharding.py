@@ -109,24 +109,19 @@ def _(grad: Any) -> list[Rule]:
     return _rules([{"k": 0}], [OUTPUT], "nk")
 
 
-def _pointwise(tensor: Any, results: int, operands: int) -> list[Rule]:
+def _pointwise(tensor: Any, operands: int) -> list[Rule]:
     cuts = [Replicate(), *map(Shard, range(tensor.ndim))]
-    return [([cut] * results, [cut] * operands) for cut in cuts]
+    return [([cut], [cut] * operands) for cut in cuts]
 
 
 @register_sharding(_ops.relu.default)
 def _(input: Any) -> list[Rule]:
-    return _pointwise(input, 1, 1)
-
-
-@register_sharding(_ops.relu_.default)
-def _(input: Any) -> list[Rule]:
-    return _pointwise(input, 0, 1)
+    return _pointwise(input, 1)
 
 
 @register_sharding(_ops.relu_grad.default)
 def _(grad: Any, output: Any) -> list[Rule]:
-    return _pointwise(grad, 1, 2)
+    return _pointwise(grad, 2)
 
 
 def _register_pooling(op: Any, results: int, operands: int) -> None:

@@ -23,7 +23,7 @@ TORCH_INCLUDES := $(BIN)/python -c "from torch.utils.cpp_extension import includ
 NEED_GPU := $(BIN)/python -c "import torch; torch.cuda.is_available() or exit( \
   f'no GPU is found by the torch {torch.__version__} in .venv: it needs one, and a torch with CUDA')"
 GPU_TESTS := $(addprefix tests/test_,ops.py formats.py autograd.py func.py functional.py modules.py \
-  convert.py opinfo.py compile.py pooling.py)
+  convert.py opinfo.py compile.py pooling.py relu.py)
 
 # Of the engine alone, on plain threads: ThreadSanitizer knows nothing of torch's OpenMP.
 ENGINE := $(addprefix csrc/cpu/,contractions.cpp layers.cpp engine_baseline.cpp) \
@@ -70,7 +70,7 @@ sanitize: $(INSTALLED) ## run the ops under sanitizers and valgrind, some 20 min
 	CXXFLAGS="-O1 -g1 $(ADDRESS_FLAGS)" LDFLAGS="$(ADDRESS_FLAGS)" \
 	  $(BIN)/python setup.py build --build-base build/address --build-lib build/address/lib
 	$(ADDRESS_OPTIONS) $(BIN)/pytest tests/test_ops.py tests/test_winograd.py tests/test_pooling.py \
-	  -k "not compiled and not opcheck"
+	  tests/test_relu.py -k "not compiled and not opcheck"
 	$(ADDRESS_OPTIONS) $(BIN)/python tests/stress/fuzz.py --examples 2000
 	mkdir -p build/threads
 	$(CXX) $(ENGINE_FLAGS) -fsanitize=thread $(ENGINE) -o build/threads/sanitized

@@ -13,7 +13,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 
-NAMES = "ops autograd functional modules func opinfo pooling convert distributed build"
+NAMES = "ops autograd functional modules func opinfo pooling relu convert distributed build"
 TESTS = [f"tests/test_{name}.py" for name in NAMES.split()]
 COMPILED = "not test_compile or one_graph or exported or jit"
 

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "geometry.h"
@@ -59,7 +59,13 @@ struct WindowOf {
   };
 
   // How far apart windows are that cover the same index: with dilation not each one in reach does.
-  INTEGER period() const { return dilation / std::gcd(stride, dilation); }
+  // Their greatest common divisor is by Euclid: std::gcd counts zero bits, by an instruction that
+  // code for every processor has not.
+  INTEGER period() const {
+    INTEGER common = stride;
+    for (INTEGER rest = dilation; rest != 0;) common = std::exchange(rest, common % rest);
+    return dilation / common;
+  }
 
   // Those of `outputs` windows that cover index x. by_stride divides by the stride.
   template <class DIVIDE>
@@ -117,18 +123,19 @@ struct Meetings {
 class MeetingTable {
  public:
   static MeetingTable forward(const Window& window) {
-    MeetingTable table(window.outputs(), window.dilation);
-    for (int64_t i = 0; i < table.meetings().positions; ++i)
+    int64_t outputs = window.outputs();
+    MeetingTable table(outputs, window.dilation);
+    for (int64_t i = 0; i < outputs; ++i)
       table.first_[i] = window.first(i), table.end_[i] = window.end(i);
     return table;
   }
 
   static MeetingTable adjoint(const Window& window) {
-    int64_t outputs = window.outputs();
-    MeetingTable table(window.size, window.period());
+    int64_t outputs = window.outputs(), period = window.period();
+    MeetingTable table(window.size, period);
     for (int64_t x = 0; x < window.size; ++x) {
-      auto windows = window.covering(x, outputs, window.period(),
-                                     [&](int64_t index) { return index / window.stride; });
+      auto windows =
+          window.covering(x, outputs, period, [&](int64_t index) { return index / window.stride; });
       table.first_[x] = windows.begin, table.end_[x] = windows.end;
     }
     return table;

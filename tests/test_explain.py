@@ -432,26 +432,6 @@ def test_the_command_needs_nothing_optional():
     assert "O(2)11 = F(2,1)11 X(2)11 + " in done.stdout
 
 
-@pytest.mark.slow
-def test_what_users_write_has_types(tmp_path):
-    """Alone and without a cache: mypy may take a function for a module of its name only there."""
-    pytest.importorskip("mypy")
-    user = tmp_path / "user.py"
-    user.write_text(
-        "from torch_fullconv import convert, enabled, explain\n"
-        "from torch_fullconv.explanation import Explanation, Shape\n"
-        "explanation: Explanation = explain(Shape((3, 3), (2, 2)))\n"
-        "text: str = explanation['O11'].text()\n"
-        "with enabled():\n"
-        "    convert(1)\n"
-    )
-    command = [sys.executable, "-m", "mypy", f"--cache-dir={tmp_path}", str(user)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
-    errors = done.stdout.splitlines()[:-1]
-    assert len(errors) == 1, done.stdout + done.stderr
-    assert 'of "convert" cannot be "int"' in errors[0]  # types are seen
-
-
 def linear(colour: str) -> list[float]:
     """Red, green and blue of sRGB, as light."""
     channels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -5,12 +5,8 @@ small integers are exact sums, in every dtype but averages' 16-bit ones, where s
 addition: those are compared with stock's in float64, rounded once.
 """
 
-import os
 import pickle
-import subprocess
-import sys
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +16,7 @@ from cases import BF16, F16, F32, F64, ident
 from functions import Calls
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS, channels_last, layouts, on_cpu
+from layouts import channels_last, layouts, on_cpu
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
@@ -138,21 +134,6 @@ def special(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor
 def integers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
     generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     return torch.randint(-3, 4, shape, generator=generator).to(dtype)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=ident)
-@pytest.mark.parametrize("dtype", FLOATS, ids=ident)
-def test_relu_of_special_values(dtype, layout):
-    """As stock on the CPU: on CUDA stock makes 0 of -0 in float32 and float64."""
-    x = layout(special((3, 5, 7, 70), dtype))
-    assert_same_bits(on_cpu(functional.relu(x)), F.relu(on_cpu(x)))
-    g = layout(integers((3, 5, 7, 70), dtype))
-    found = [
-        torch.autograd.grad(function(leaf), leaf, g)[0].contiguous()
-        for function in (functional.relu, F.relu)
-        for leaf in [x.detach().requires_grad_()]
-    ]
-    assert_same_bits(*found)
 
 
 @st.composite
@@ -417,76 +398,6 @@ def test_wrong_indices_reach_no_memory():
             raw.max_pool2d(ones, *bad)
 
 
-def test_relu_in_place():
-    """Stock's values and gradients, and its errors before anything is written."""
-    found = []
-    for function in (functional.relu, F.relu):
-        leaf = image(2, 3, 4, 5).requires_grad_()
-        x = leaf * 1
-        version = x._version
-        y = function(x, inplace=True)
-        assert y is x
-        assert x._version > version
-        found.append((y, *torch.autograd.grad(y.square().sum(), leaf)))
-        part = leaf * 2
-        function(part[:, 1:], inplace=True)
-        found.append((part, *torch.autograd.grad(part.square().sum(), leaf)))
-    torch.testing.assert_close(found[:2], found[2:])
-    with torch.no_grad():
-        x = image(7, 9)[:, ::2]
-        assert functional.relu(x, inplace=True) is x
-        assert torch.equal(x, F.relu(image(7, 9)[:, ::2]))
-    x = -torch.ones(3)
-    torch.testing.assert_close(vmap(lambda t: functional.relu(t * 1, inplace=True))(x), x * 0)
-    product = x * x.clone().requires_grad_()  # keeps x
-    functional.relu(x, inplace=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        product.sum().backward()
-    leaf = -torch.ones(2, requires_grad=True)
-    y = leaf.square().exp()  # which saves its result
-    functional.relu(y, inplace=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
-
-
-def test_relu_in_place_of_nothing_expanded():
-    x = torch.empty(0, 3, 1).expand(0, 3, 4)
-    for function in (F.relu, functional.relu):
-        assert function(x, inplace=True) is x
-
-
-def test_relu_in_place_of_negative_views():
-    """As what they show; the tensor that they negate gets the result."""
-    found = []
-    for function in (functional.relu, F.relu):
-        base = torch.complex(torch.zeros(3, 70), special((3, 70), F32))
-        view = base.conj().imag
-        assert view.is_neg()
-        assert function(view, inplace=True) is view
-        leaf = image(2, 5).to(torch.complex128).mul(1j).requires_grad_()
-        part = (leaf * 1).conj().imag
-        function(part, inplace=True).square().sum().backward()
-        found.append((view.resolve_neg(), base.imag, part.detach().resolve_neg(), leaf.grad))
-    torch.testing.assert_close(*found, rtol=0, atol=0, equal_nan=True)
-
-
-def test_relu_in_place_of_inference_tensors():
-    """An error outside inference mode; stock raises it when it has written."""
-    with torch.inference_mode():
-        x = -torch.ones(2, 3)
-        assert functional.relu(x[:1], inplace=True).sum() == 0
-        rest = x[1:]
-    for tensor in (x, rest):
-        before = tensor.tolist()
-        with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside"):
-            functional.relu(tensor, inplace=True)
-        assert tensor.tolist() == before
-    compiled = torch.compile(functional.relu, backend="aot_eager")
-    for function in (F.relu, compiled):
-        with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside"):
-            function(rest, inplace=True)
-
-
 MODULES = [
     ("ReLU", (), {}),
     ("ReLU", (), {"inplace": True}),
@@ -545,26 +456,3 @@ def test_empty_batches_and_indices_only_where_they_are_wanted():
         functional.max_pool2d(image(1, 1, 4, 4), 2)
         functional.max_pool2d(image(1, 1, 4, 4).requires_grad_(), 2)
     assert calls.names == ["max_pool2d", "max_pool2d_indices"]
-
-
-@pytest.mark.slow
-def test_types_tell_one_result_from_two(tmp_path):
-    """For a user's type checker the number of results is that of the call."""
-    pytest.importorskip("mypy")
-    (tmp_path / "calls.py").write_text(
-        "from typing import assert_type\n"
-        "from torch import Tensor\n"
-        "from torch_fullconv.functional import max_pool2d\n"
-        "def check(x: Tensor, both: bool) -> None:\n"
-        "    assert_type(max_pool2d(x, 2), Tensor)\n"
-        "    assert_type(max_pool2d(x, 2, 1, 0, 1, False, False), Tensor)\n"
-        "    assert_type(max_pool2d(x, 2, return_indices=True), tuple[Tensor, Tensor])\n"
-        "    either = max_pool2d(x, 2, return_indices=both)\n"
-        "    assert_type(either, Tensor | tuple[Tensor, Tensor])\n"
-    )
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "mypy", "--python-version=3.11", str(tmp_path / "calls.py")]
-    found = subprocess.run(
-        command, cwd=root, env={**os.environ, "MYPYPATH": "."}, capture_output=True, text=True
-    )
-    assert found.returncode == 0, found.stdout

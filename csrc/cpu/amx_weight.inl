@@ -193,10 +193,7 @@ struct AmxWeight {
     AmxWeightBlocks blocks(job);
     WeightPlace place(blocks.job, blocks, owner);
     float* sum = static_cast<float*>(job.partial) + owner * job.splits * blocks.size();
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const float* part = sum + split * blocks.size();
-      for (int64_t i = 0; i < place.panels * blocks.panel_size(); ++i) sum[i] += part[i];
-    }
+    add_parts(sum, job.splits, blocks.size(), place.panels * blocks.panel_size());
     finish(job, blocks, place, sum);
   }
 

@@ -203,10 +203,7 @@ struct ChannelsWeight {
     ChannelBlocks all = blocks(job);
     int64_t panel = task % all.panels(job.groups), segment = task / all.panels(job.groups);
     T* sum = partial(job, segment, 0, panel);
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = partial(job, segment, split, panel);
-      for (int64_t i = 0; i < panel_size(job); ++i) sum[i] += part[i];
-    }
+    add_parts(sum, job.splits, all.panels(job.groups) * panel_size(job), panel_size(job));
     int64_t first = panel * all.panel_rows();
     int64_t count = least(all.panel_rows(), job.groups * job.filters - first);
     S* to = static_cast<S*>(job.result) + segment * job.segment + first * job.k;

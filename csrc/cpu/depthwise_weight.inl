@@ -63,10 +63,7 @@ struct DepthwiseWeight {
   static void reduce(const WeightJob& job, int64_t task) {
     int64_t v = task % vectors(job), segment = task / vectors(job);
     T* sum = partial(job, segment, 0, v);
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = partial(job, segment, split, v);
-      for (int64_t i = 0; i < taps(job) * lanes; ++i) sum[i] += part[i];
-    }
+    add_parts(sum, job.splits, vectors(job) * taps(job) * lanes, taps(job) * lanes);
     // The first lanes of the last vector are the vector's before it.
     int64_t channel = channel_of(job, v), fresh = v * lanes - channel;
     S* to = static_cast<S*>(job.result) + segment * job.segment + channel * job.k;

@@ -247,11 +247,8 @@ struct DirectWeight {
     Blocks blocks(job);
     WeightPlace place(job, blocks, owner);
     T* sum = static_cast<T*>(job.partial) + owner * job.splits * blocks.size(job);
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = sum + split * blocks.size(job);
-      for (int64_t i = 0; i < place.panels * place.channels * blocks.taps * kColumns<T>; ++i)
-        sum[i] += part[i];
-    }
+    add_parts(sum, job.splits, blocks.size(job),
+              place.panels * place.channels * blocks.taps * kColumns<T>);
     store_sums<S>(job, place, place.channels, sum);
   }
 

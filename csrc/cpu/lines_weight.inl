@@ -87,10 +87,8 @@ struct LinesWeight {
   static void reduce(const WeightJob& job, int64_t task) {
     int64_t group = task % job.groups, segment = task / job.groups;
     T* sum = partial(job, 0, segment, group);
-    for (int64_t split = 1; split < job.splits; ++split) {
-      const T* part = partial(job, split, segment, group);
-      for (int64_t i = 0; i < rows(job) * job.filters; ++i) sum[i] += part[i];
-    }
+    int64_t size = rows(job) * job.filters;
+    add_parts(sum, job.splits, job.segments * job.groups * size, size);
     S* to = static_cast<S*>(job.result) + segment * job.segment + group * job.filters * job.k;
     for (int64_t r = 0; r < rows(job); ++r) {
       int64_t tap = r % taps(job);

@@ -10,49 +10,40 @@ struct Vector {
 typedef uint32_t Words __attribute__((vector_size(FULLCONV_VECTOR_BYTES)));
 typedef uint16_t HalfWords __attribute__((vector_size(FULLCONV_VECTOR_BYTES / 2)));
 
+typedef Vector<float>::type Floats;
+
 // 16-bit numbers widened, and rounded back: a vector at once, by the processor's own instructions
 // where it has them, which give the bits that scalars.inl gives. GCC 12 has five for one of
 // __builtin_convertvector, and warns of an undefined vector in intrinsics without a mask.
+#if FULLCONV_VECTOR_BYTES == 64
 inline Words words(HalfWords bits) {
-#if FULLCONV_VECTOR_BYTES == 64
   return (Words)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits);
-#elif FULLCONV_VECTOR_BYTES == 32
-  return (Words)_mm256_cvtepu16_epi32((__m128i)bits);
-#else
-  return __builtin_convertvector(bits, Words);
-#endif
 }
-
-template <class S>
-inline typename Vector<float>::type widen_all(HalfWords bits) {
-  using V = typename Vector<float>::type;
-  if constexpr (std::is_same_v<S, BFloat16>)
-    return widen_bfloat16<V>(words(bits));
-  else
-#if FULLCONV_VECTOR_BYTES == 64
-    return (V)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits);
-#elif FULLCONV_VECTOR_BYTES == 32
-    return (V)_mm256_cvtph_ps((__m128i)bits);
-#else
-    return widen_half<V>(words(bits));
-#endif
+inline Floats widen_halves(HalfWords bits) {
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits);
 }
+inline HalfWords narrow_halves(Floats value) {
+  return (HalfWords)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT);
+}
+#elif FULLCONV_VECTOR_BYTES == 32
+inline Words words(HalfWords bits) { return (Words)_mm256_cvtepu16_epi32((__m128i)bits); }
+inline Floats widen_halves(HalfWords bits) { return (Floats)_mm256_cvtph_ps((__m128i)bits); }
+inline HalfWords narrow_halves(Floats value) {
+  return (HalfWords)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+}
+#else
+inline Words words(HalfWords bits) { return __builtin_convertvector(bits, Words); }
+inline Floats widen_halves(HalfWords bits) { return widen_half<Floats>(words(bits)); }
+inline HalfWords narrow_halves(Floats value) {
+  return __builtin_convertvector(narrow_half<Words>(value), HalfWords);
+}
+#endif
 
-template <class S>
-inline HalfWords narrow_all(typename Vector<float>::type value) {
-  if constexpr (std::is_same_v<S, BFloat16>)
+inline HalfWords narrow_bfloat16s(Floats value) {
 #ifdef FULLCONV_BF16_PAIRS
-    return (HalfWords)_mm512_cvtneps_pbh((__m512)value);
+  return (HalfWords)_mm512_cvtneps_pbh((__m512)value);
 #else
-    return __builtin_convertvector(narrow_bfloat16<Words>(value), HalfWords);
-#endif
-  else
-#if FULLCONV_VECTOR_BYTES == 64
-    return (HalfWords)_mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT);
-#elif FULLCONV_VECTOR_BYTES == 32
-    return (HalfWords)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
-#else
-        return __builtin_convertvector(narrow_half<Words>(value), HalfWords);
+  return __builtin_convertvector(narrow_bfloat16<Words>(value), HalfWords);
 #endif
 }
 
@@ -69,7 +60,10 @@ inline typename Vector<T>::type load(const S* from) {
   } else {
     HalfWords bits;
     __builtin_memcpy(&bits, from, sizeof(bits));
-    return widen_all<S>(bits);
+    if constexpr (std::is_same_v<S, Half>)
+      return widen_halves(bits);
+    else
+      return widen_bfloat16<V>(words(bits));
   }
 }
 
@@ -82,7 +76,11 @@ inline void store(typename Vector<T>::type value, S* to) {
     Some some = __builtin_convertvector(value, Some);
     __builtin_memcpy(to, &some, sizeof(some));
   } else {
-    HalfWords bits = narrow_all<S>(value);
+    HalfWords bits;
+    if constexpr (std::is_same_v<S, Half>)
+      bits = narrow_halves(value);
+    else
+      bits = narrow_bfloat16s(value);
     __builtin_memcpy(to, &bits, sizeof(bits));
   }
 }

@@ -12,6 +12,13 @@ constexpr int64_t kColumnBlock = 128;    // k of a task
 constexpr int64_t kPositionBlock = 256;  // positions of a chunk
 constexpr int64_t kChain = 64;           // positions added one after the other, for the rounding
 
+// Adds to the first of a sum's parts the others in order; they lie `stride` apart.
+template <class T>
+inline void add_parts(T* sum, int64_t parts, int64_t stride, int64_t count) {
+  for (int64_t part = 1; part < parts; ++part)
+    for (int64_t i = 0; i < count; ++i) sum[i] += sum[part * stride + i];
+}
+
 template <class S>
 struct WeightBlocks {
   using T = typename Compute<S>::type;
@@ -144,11 +151,8 @@ struct Weight {
         blocks.rows.channels * blocks.rows.taps;  // rows from the real to the imaginary part
     T* sum = partial(job, 0, segment, group);
     for (int64_t component = 0; component < job.components; ++component)
-      for (int64_t split = 1; split < job.splits; ++split) {
-        int64_t start = (chunk.first + component * half) * blocks.columns;
-        add(sum + start, partial(job, split, segment, group) + start,
-            chunk.depth() * blocks.columns);
-      }
+      add_parts(sum + (chunk.first + component * half) * blocks.columns, job.splits,
+                job.segments * job.groups * blocks.size(), chunk.depth() * blocks.columns);
     T* real = sum + chunk.first * blocks.columns;
     if (job.components ==
         2)  // (a + ib)(u + iv) = (au - bv) + i(av + bu), rows a and b, columns u and v
@@ -164,10 +168,6 @@ struct Weight {
   }
 
  private:
-  static void add(T* sum, const T* part, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) sum[i] += part[i];
-  }
-
   static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group) {
     return static_cast<T*>(job.partial) +
            ((split * job.segments + segment) * job.groups + group) * Blocks(job).size();

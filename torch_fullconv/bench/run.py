@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: no ReLU and pooling, no derivatives (default %(default)s)",
+        help="where layers and models are (default %(default)s)",
     )
     parser.add_argument(
         "--layers",

@@ -127,7 +127,7 @@ struct Winograd {
                     (group * job.depth + first) * source.c;
       transform_tiles<S, InputEvaluation, kPoints>(
           source, depth, job.h, job.w, {origin(job.h), origin(job.w)}, blocks.image, tile, tiles,
-          strip, inputs, blocks.input_line(), blocks.input_plane());
+          strip, inputs, {blocks.input_line(), lanes, blocks.input_plane()});
       int64_t part = owner * blocks.depth_blocks + index;
       const T* filters = own_filter;
       if (blocks.keeps_filter())

@@ -53,13 +53,19 @@ inline Strip strip_at(const Tiles& plan, int64_t first, int64_t count, int64_t a
   return {line / plan.h.tiles, plan.h.first(line % plan.h.tiles), plan.w.first(column), tiles, at};
 }
 
-// to[point][tile][channel] = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first
-// of which starts at `origin`, a row and a column. While a strip is transformed the lines of the
+// Where transformed tiles go: the steps from tile to tile, from one vector of channels to the next,
+// and from point to point.
+struct TileSteps {
+  int64_t tile, vector, point;
+};
+
+// to = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first of which starts at
+// `origin`, a row and a column. While a strip is transformed the lines of the
 // next are asked for, row by row: a vector of channels leaves gaps that hardware does not foresee.
 template <class S, class E, int SIZE, class T>
 void transform_tiles(const View& source, int64_t channels, const AxisMap& h, const AxisMap& w,
                      std::pair<int64_t, int64_t> origin, const Tiles& plan, int64_t first,
-                     int64_t count, T* strip, T* to, int64_t line, int64_t plane) {
+                     int64_t count, T* strip, T* to, const TileSteps& steps) {
   constexpr int64_t lanes = Vector<T>::lanes;
   auto columns = [&](const Strip& now) { return plan.w.step * (now.tiles - 1) + SIZE; };
   auto place = [&](const Strip& now) {
@@ -81,7 +87,8 @@ void transform_tiles(const View& source, int64_t channels, const AxisMap& h, con
           prefetch_row(from(next, next_c), source, least(lanes, channels - next_c), h, w,
                        place(next), i);
       evaluate_tile<E, SIZE>(strip + tile * plan.w.step * lanes, columns(now),
-                             to + (now.at + tile) * line + c, plane, line);
+                             to + (now.at + tile) * steps.tile + c / lanes * steps.vector,
+                             steps.point, steps.tile);
     }
     now = next, c = next_c;
   }

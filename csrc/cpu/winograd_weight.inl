@@ -8,13 +8,18 @@
 // A task owns a block of channels by a block of filters and a part of the tiles, which follow from
 // the shape alone; reduce adds the parts in order. With dilation d the elements of a tile are d
 // apart. Scratch a task: the products of its block, one chunk of tiles of both operands.
+//
+// Of everything in it a vector's 36 points lie beside each other: [tile][vector][point][lane] and
+// [c][vector][point][lane]. Stores to 36 places far apart, one a point, would take two to three
+// times as long as the arithmetic of a transform.
 
 template <class S, int R>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
   static constexpr int64_t kChannels = 128, kFilters = 128;
-  static constexpr int64_t kBytes = 3 << 19;  // that stay in the second-level cache
+  static constexpr int64_t kChunk = 512 / sizeof(T), kPart = 64;      // tiles, of a chunk or a task
+  static constexpr int64_t kPitch = (kPoints * kPoints + 1) * lanes;  // odd, for the cache sets
 
   Tiles image;
   int64_t tiles;  // of a segment
@@ -27,20 +32,10 @@ struct WinogradWeightBlocks {
         channel_block(quotient_up(job.channels, channel_blocks)),
         filter_blocks(quotient_up(job.filters, kFilters)),
         filter_block(round_up(quotient_up(job.filters, filter_blocks), lanes)),
-        chunk(bytes(64) > kBytes && bytes(32) <= kBytes ? 32 : 64) {}
+        chunk(least(tiles, kChunk)) {}
 
-  // Of the products and of both operands for so many tiles. Products that do not fit are read and
-  // written less often the longer a chunk of tiles is.
-  int64_t bytes(int64_t count) const {
-    int64_t point = channel_block * product_line() + count * (input_line() + grad_line());
-    return kPoints * kPoints * point * static_cast<int64_t>(sizeof(T));
-  }
-
-  // Lines and planes are longer than their data, so that they do not fall into one cache set.
-  int64_t input_line() const { return round_up(channel_block, lanes) + lanes; }
-  int64_t grad_line() const { return round_up(filter_block, kColumns<T>) + lanes; }
-  int64_t product_line() const { return round_up(filter_block, kColumns<T>); }
-  int64_t product_plane() const { return channel_block * product_line() + lanes; }
+  int64_t input_line() const { return quotient_up(channel_block, lanes) * kPitch; }
+  int64_t filter_line() const { return filter_block / lanes * kPitch; }  // of grads and products
 };
 
 template <class S, int R>
@@ -49,6 +44,7 @@ struct WinogradWeight {
   using V = typename Vector<T>::type;
   using Blocks = WinogradWeightBlocks<S, R>;
   static constexpr int64_t r = Blocks::r, lanes = Vector<T>::lanes, all = kPoints * kPoints;
+  static constexpr int64_t kPitch = Blocks::kPitch;
   static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
 
   static double cost(const WeightJob& job) {
@@ -59,18 +55,19 @@ struct WinogradWeight {
     Blocks blocks(job);
     if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    double transforms = (job.input.c == 1 ? 1700 : 2300) * channels * blocks.filter_blocks +
-                        1800 * filters * blocks.channel_blocks;
+    double transforms = (job.input.c == 1 ? 700 : 1000) * channels * blocks.filter_blocks +
+                        700 * filters * blocks.channel_blocks;
     return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
-                         300.0 * splits(job) * job.channels * filters);
+                         450.0 * splits(job) * job.channels * filters);
   }
 
-  // As many parts as make 16 tasks, of at least one chunk of tiles each.
+  // As many parts as make 16 tasks, of kPart tiles or more; two of fewer, where one task would
+  // leave threads idle.
   static int64_t splits(const WeightJob& job) {
     Blocks blocks(job);
     int64_t owners = job.segments * job.groups * blocks.channel_blocks * blocks.filter_blocks;
     int64_t wanted = owners > 0 ? quotient_up(16, owners) : 1;
-    return least(wanted, quotient_up(blocks.tiles, blocks.chunk));
+    return least(wanted, quotient_up(blocks.tiles, Blocks::kPart));
   }
   static int64_t partial_size(const WeightJob& job) {
     return job.splits == 1 ? 0
@@ -83,8 +80,9 @@ struct WinogradWeight {
   }
   static int64_t scratch(const WeightJob& job) {
     Blocks blocks(job);
-    int64_t lines = blocks.chunk * (blocks.input_line() + blocks.grad_line());
-    return (all * (blocks.product_plane() + lines) + kPoints * kStripColumns * lanes) * sizeof(T);
+    int64_t lines = blocks.channel_block * blocks.filter_line() +
+                    blocks.chunk * (blocks.input_line() + blocks.filter_line());
+    return (lines + kPoints * kStripColumns * lanes) * sizeof(T);
   }
 
   static void run(const WeightJob& job, int64_t task, void* scratch) {
@@ -99,9 +97,9 @@ struct WinogradWeight {
     int64_t filters = least(blocks.filter_block, job.filters - k);
 
     T* products = static_cast<T*>(scratch);
-    T* inputs = products + all * blocks.product_plane();
-    T* grads = inputs + all * blocks.chunk * blocks.input_line();
-    T* strip = grads + all * blocks.chunk * blocks.grad_line();
+    T* inputs = products + blocks.channel_block * blocks.filter_line();
+    T* grads = inputs + blocks.chunk * blocks.input_line();
+    T* strip = grads + blocks.chunk * blocks.filter_line();
     View input = job.input, grad = job.grad;
     input.data = static_cast<S*>(input.data) + segment * job.batch * input.n +
                  (group * job.channels + c) * input.c;
@@ -115,16 +113,13 @@ struct WinogradWeight {
       transform_tiles<S, InputEvaluation, kPoints>(
           input, channels, job.h, job.w,
           {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
-          count, strip, inputs, blocks.input_line(), blocks.chunk * blocks.input_line());
-      transform_tiles<S, FilterEvaluation<r>, r>(
-          grad, filters, maps.h, maps.w, {0, 0}, blocks.image, tile, count, strip, grads,
-          blocks.grad_line(), blocks.chunk * blocks.grad_line());
+          count, strip, inputs, {blocks.input_line(), kPitch, lanes});
+      transform_tiles<S, FilterEvaluation<r>, r>(grad, filters, maps.h, maps.w, {0, 0},
+                                                 blocks.image, tile, count, strip, grads,
+                                                 {blocks.filter_line(), kPitch, lanes});
       for (int64_t point = 0; point < all; ++point)
-        multiply_transposed(channels, filters, count,
-                            inputs + point * blocks.chunk * blocks.input_line(),
-                            blocks.input_line(), grads + point * blocks.chunk * blocks.grad_line(),
-                            blocks.grad_line(), products + point * blocks.product_plane(),
-                            blocks.product_line(), add);
+        multiply(channels, filters, count, inputs + point * lanes, blocks.input_line(),
+                 grads + point * lanes, products + point * lanes, blocks.filter_line(), add);
     }
     transform_back(job, split, segment, group, c, channels, k, filters, products);
   }
@@ -160,20 +155,31 @@ struct WinogradWeight {
     return static_cast<T*>(job.partial) + (owner * job.channels + c) * R * R * line(job) + k;
   }
 
-  // c[i][j] (+)= Σ_t a[t][i] · b[t][j]
-  static void multiply_transposed(int64_t rows, int64_t columns, int64_t depth, const T* a,
-                                  int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-                                  bool add) {
-    int64_t height = quotient_up(rows, quotient_up(rows, kRows));  // tiles of equal height
-    for (int64_t j = 0; j < columns; j += kColumns<T>)
-      for (int64_t i = 0; i < rows; i += height) {
-        int64_t some = least(height, rows - i);
-        LongLines<T> with{b + j, ldb};
-        if (columns - j > lanes)
-          tile_of<T, Rows::columns, 2>(some, depth, a + i, lda, with, c + i * ldc + j, ldc, add);
-        else
-          tile_of<T, Rows::columns, 1>(some, depth, a + i, lda, with, c + i * ldc + j, ldc, add);
-      }
+  struct Grads {  // of tile k
+    static constexpr int64_t step = kPitch, sum_step = kPitch;
+    const T* data;
+    int64_t line;
+    const T* at(int64_t k) const { return data + k * line; }
+    void prefetch(int64_t) const {}
+  };
+
+  // products[c][k] (+)= Σ_tile inputs[tile][c] · grads[tile][k], at one point. A tile of it has the
+  // channels of one vector or of a part of one.
+  static void multiply(int64_t channels, int64_t filters, int64_t tiles, const T* inputs,
+                       int64_t input_line, const T* grads, T* products, int64_t filter_line,
+                       bool add) {
+    constexpr int kChannels = least<int64_t>(lanes, kRows >= 8 ? 8 : 4), kMost = 3;
+    int64_t vectors = quotient_up(filters, lanes), panels = quotient_up(vectors, kMost);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      int64_t k = vectors * panel / panels, some = vectors * (panel + 1) / panels - k;
+      auto tile = some == kMost ? tile_of<T, Rows::columns, kMost, kChannels, Grads>
+                  : some == 2   ? tile_of<T, Rows::columns, 2, kChannels, Grads>
+                                : tile_of<T, Rows::columns, 1, kChannels, Grads>;
+      for (int64_t c = 0; c < channels; c += kChannels)
+        tile(channels - c, tiles, inputs + c / lanes * kPitch + c % lanes, input_line,
+             {grads + k * kPitch, filter_line}, products + c * filter_line + k * kPitch,
+             filter_line, add);
+    }
   }
 
   static void transform_back(const WeightJob& job, int64_t split, int64_t segment, int64_t group,
@@ -185,9 +191,9 @@ struct WinogradWeight {
       for (int64_t k = 0; k < filters; k += lanes) {
         int64_t some = least(lanes, channels - c);
         for (int64_t i = 0; i < some; ++i)
-          special += interpolate_tile<R>(products + (c + i) * blocks.product_line() + k,
-                                         blocks.product_plane(), blocks.product_line(), V{},
-                                         reinterpret_cast<T*>(taps + i * R * R), R);
+          special +=
+              interpolate_tile<R>(products + (c + i) * blocks.filter_line() + k / lanes * kPitch,
+                                  lanes, kPitch, V{}, reinterpret_cast<T*>(taps + i * R * R), R);
         if (job.splits == 1)
           store_taps(job, segment, group, first_c + c, some, first_k + k,
                      reinterpret_cast<const T*>(taps));

@@ -43,10 +43,10 @@ struct Panel {
   void prefetch(int64_t k) const { prefetch_ahead(at(k)); }
 };
 
-// Or in lines that are longer than a panel is wide.
-template <class T>
+// Or in lines that are longer than a panel is wide, and whose vectors may lie apart.
+template <class T, int64_t STEP = Vector<T>::lanes>
 struct LongLines {
-  static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
+  static constexpr int64_t step = STEP, sum_step = step;
   const T* data;
   int64_t line;
   const T* at(int64_t k) const { return data + k * line; }

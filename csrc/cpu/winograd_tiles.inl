@@ -60,8 +60,8 @@ struct TileSteps {
 };
 
 // to = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first of which starts at
-// `origin`, a row and a column. While a strip is transformed the lines of the
-// next are asked for, row by row: a vector of channels leaves gaps that hardware does not foresee.
+// `origin`, a row and a column. While a strip is transformed the lines of the next are asked for,
+// row by row: a vector of channels leaves gaps that hardware does not foresee.
 template <class S, class E, int SIZE, class T>
 void transform_tiles(const View& source, int64_t channels, const AxisMap& h, const AxisMap& w,
                      std::pair<int64_t, int64_t> origin, const Tiles& plan, int64_t first,

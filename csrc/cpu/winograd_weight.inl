@@ -10,15 +10,17 @@
 // apart. Scratch a task: the products of its block, one chunk of tiles of both operands.
 //
 // Of everything in it a vector's 36 points lie beside each other: [tile][vector][point][lane] and
-// [c][vector][point][lane]. Stores to 36 places far apart, one a point, would take two to three
-// times as long as the arithmetic of a transform.
+// [c][vector][point][lane]. Stores to 36 places far apart, one a point, would make a transform
+// take 1.5 to 3 times as long.
 
 template <class S, int R>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
   static constexpr int64_t kChannels = 128, kFilters = 128;
-  static constexpr int64_t kChunk = 512 / sizeof(T), kPart = 64;      // tiles, of a chunk or a task
+  // Tiles: of a chunk, once for each of which the products are read and written, and that are worth
+  // a task.
+  static constexpr int64_t kChunk = 512 / sizeof(T), kPart = 64;
   static constexpr int64_t kPitch = (kPoints * kPoints + 1) * lanes;  // odd, for the cache sets
 
   Tiles image;
@@ -61,8 +63,7 @@ struct WinogradWeight {
                          450.0 * splits(job) * job.channels * filters);
   }
 
-  // As many parts as make 16 tasks, of kPart tiles or more; two of fewer, where one task would
-  // leave threads idle.
+  // As many parts as make 16 tasks, but no more than there are times kPart tiles.
   static int64_t splits(const WeightJob& job) {
     Blocks blocks(job);
     int64_t owners = job.segments * job.groups * blocks.channel_blocks * blocks.filter_blocks;
@@ -155,19 +156,12 @@ struct WinogradWeight {
     return static_cast<T*>(job.partial) + (owner * job.channels + c) * R * R * line(job) + k;
   }
 
-  struct Grads {  // of tile k
-    static constexpr int64_t step = kPitch, sum_step = kPitch;
-    const T* data;
-    int64_t line;
-    const T* at(int64_t k) const { return data + k * line; }
-    void prefetch(int64_t) const {}
-  };
-
   // products[c][k] (+)= Σ_tile inputs[tile][c] · grads[tile][k], at one point. A tile of it has the
-  // channels of one vector or of a part of one.
+  // channels of one vector or of a part of one, and fills the registers: 8x3 of 32, 4x3 of 16.
   static void multiply(int64_t channels, int64_t filters, int64_t tiles, const T* inputs,
                        int64_t input_line, const T* grads, T* products, int64_t filter_line,
                        bool add) {
+    using Grads = LongLines<T, kPitch>;
     constexpr int kChannels = least<int64_t>(lanes, kRows >= 8 ? 8 : 4), kMost = 3;
     int64_t vectors = quotient_up(filters, lanes), panels = quotient_up(vectors, kMost);
     for (int64_t panel = 0; panel < panels; ++panel) {

@@ -209,38 +209,6 @@ inline void transpose(typename Vector<T>::type* v) {
   transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
-// to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines.
-template <class S, class T>
-inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
-                            int64_t step) {
-  using V = typename Vector<T>::type;
-  constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t i = 0; i < count; i += lanes) {
-    V v[lanes] = {};
-    for (int64_t line = 0; line < least(lines, lanes); ++line)
-      v[line] = load_some<T>(from + line * stride + i, count - i);
-    transpose<T>(v);
-    for (int64_t k = 0; k < least(lanes, count - i); ++k)
-      *reinterpret_cast<V*>(to + (i + k) * step) = v[k];
-  }
-}
-
-// to[line·stride + i] = from[i·step + line]: the same way back.
-template <class S, class T>
-inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t lines, S* to,
-                             int64_t stride) {
-  using V = typename Vector<T>::type;
-  constexpr int64_t lanes = Vector<T>::lanes;
-  for (int64_t i = 0; i < count; i += lanes) {
-    V v[lanes] = {};
-    for (int64_t k = 0; k < least(lanes, count - i); ++k)
-      v[k] = *reinterpret_cast<const V*>(from + (i + k) * step);
-    transpose<T>(v);
-    for (int64_t line = 0; line < least(lines, lanes); ++line)
-      store_some<T>(v[line], count - i, to + line * stride + i);
-  }
-}
-
 // Loads `lanes` lines of `lanes` elements and turns them: square[i] is element i of each line.
 template <class T, class S>
 inline void load_turned(const S* from, int64_t stride,
@@ -248,6 +216,60 @@ inline void load_turned(const S* from, int64_t stride,
 #pragma GCC unroll 16
   for (int64_t i = 0; i < Vector<T>::lanes; ++i) square[i] = load<T>(from + i * stride);
   transpose<T>(square);
+}
+
+// to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines. The
+// last whole square overlaps the one before it.
+template <class S, class T>
+inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
+                            int64_t step) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  typename Vector<T>::type square[lanes];
+  if (lines >= lanes && count >= lanes) {
+    for (int64_t i = 0; i < count; i += lanes) {
+      int64_t at = least(i, count - lanes);
+      load_turned<T>(from + at, stride, square);
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < lanes; ++k) store<T>(square[k], to + (at + k) * step);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; i += lanes) {
+#pragma GCC unroll 16
+    for (int64_t line = 0; line < lanes; ++line)
+      square[line] = line < lines ? load_some<T>(from + line * stride + i, count - i)
+                                  : typename Vector<T>::type{};
+    transpose<T>(square);
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < lanes; ++k)
+      if (k < count - i) store<T>(square[k], to + (i + k) * step);
+  }
+}
+
+// to[line·stride + i] = from[i·step + line]: the same way back.
+template <class S, class T>
+inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t lines, S* to,
+                             int64_t stride) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  typename Vector<T>::type square[lanes];
+  if (lines >= lanes && count >= lanes) {
+    for (int64_t i = 0; i < count; i += lanes) {
+      int64_t at = least(i, count - lanes);
+      load_turned<T>(from + at * step, step, square);
+#pragma GCC unroll 16
+      for (int64_t line = 0; line < lanes; ++line) store<T>(square[line], to + line * stride + at);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; i += lanes) {
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < lanes; ++k)
+      square[k] = k < count - i ? load<T>(from + (i + k) * step) : typename Vector<T>::type{};
+    transpose<T>(square);
+#pragma GCC unroll 16
+    for (int64_t line = 0; line < lanes; ++line)
+      if (line < lines) store_some<T>(square[line], count - i, to + line * stride + i);
+  }
 }
 
 // One past the last of a tensor's elements in memory: squares may read beyond a line, not beyond

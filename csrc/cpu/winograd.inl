@@ -70,11 +70,10 @@ struct Winograd {
     if (all * Blocks(job).image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     // A pixel's last channels take time where they fill no vector.
-    double inputs = depth * (job.source.c == 1 ? 600 : 600 + 35 * m * m);
+    double inputs = 600 * depth, results = 600 * rows;
     if (job.source.c == 1 && job.depth % lanes != 0) inputs += 10 * all;
-    inputs *= quotient_up(job.rows, Blocks::kFilterRows);
-    double results = rows * (job.result.c == 1 ? 600 : 600 + 17 * m * m);
     if (job.result.c == 1 && job.rows % lanes != 0) results += 15 * m * m;
+    inputs *= quotient_up(job.rows, Blocks::kFilterRows);
     double tiles = Blocks(job).image.count() * (1.2 * all * job.depth * rows + inputs + results);
     return job.groups * (tiles + 100 * job.depth * rows);
   }
@@ -152,16 +151,27 @@ struct Winograd {
   }
   static int64_t origin(const AxisMap& axis) { return axis.base[0] + low_offset(axis); }
 
-  // to[channel][r][s][lane]: taps in the order of the source, a vector of rows. Where each tap's
-  // lie in a place of their own, asks for those `ahead` further on: no processor follows so many.
+  // to[channel][r][s][lane]: taps in the order of the source, a vector of rows. Asks for those
+  // `ahead` further on: they lie in more places than a processor follows.
   static void load_taps(const CorrelateJob& job, const FilterView& filter, const S* from,
                         int64_t ahead, int64_t rows, int64_t channels, T* to) {
     auto at = [&](int64_t r, int64_t s) {
       return from + tap(job.h, r) * filter.r + tap(job.w, s) * filter.s;
     };
-    bool in_order = job.h.offset[0] < job.h.offset[1] && job.w.offset[0] < job.w.offset[1];
-    if (in_order && filter.s == 1 && filter.r == R && filter.depth == R * R)
-      return load_transposed(from, filter.row, rows, channels * R * R, to, lanes);
+    bool down = job.h.offset[0] < job.h.offset[1], right = job.w.offset[0] < job.w.offset[1];
+    if (filter.s == 1 && filter.r == R && down == right) {  // backwards where both are
+      T* first = to + (down ? 0 : R * R - 1) * lanes;
+      int64_t together = down && filter.depth == R * R ? channels : 1;
+      for (int64_t c = 0; c < channels; c += together) {
+        const S* at = from + c * filter.depth;
+        for (int64_t row = 0; row < rows; ++row)
+          for (int64_t i = 0; i < together * R * R; i += kLine<S>)
+            __builtin_prefetch(at + ahead + row * filter.row + i);
+        load_transposed(at, filter.row, rows, together * R * R, first + c * R * R * lanes,
+                        down ? lanes : -lanes);
+      }
+      return;
+    }
     bool apart = filter.depth == 1 || filter.row == 1;
     int64_t across = filter.depth == 1 ? filter.row : filter.depth;
     for (int64_t r = 0; r < R; ++r)

@@ -57,8 +57,7 @@ struct WinogradWeight {
     Blocks blocks(job);
     if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    double transforms = (job.input.c == 1 ? 700 : 1000) * channels * blocks.filter_blocks +
-                        700 * filters * blocks.channel_blocks;
+    double transforms = 700 * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
     return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
                          450.0 * splits(job) * job.channels * filters);
   }

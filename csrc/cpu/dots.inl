@@ -32,7 +32,7 @@ struct Dots {
     double products = quotient_up(job.depth, lanes) * (0.75 * job.rows + 2 * squares);
     constexpr double some = FULLCONV_VECTOR_BYTES == 64 ? 8 : 16;  // what fills no vector
     double finding = squares * (job.depth % lanes == 0 ? 2.5 : some);
-    return job.groups * positions * (taps * (products + finding) + 9 * job.rows + 36 * squares);
+    return job.groups * positions * (taps * (products + finding) + 12 * job.rows + 60 * squares);
   }
 
   // [segment][group][row][tap][line(job)], zeros behind a line

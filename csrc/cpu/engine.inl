@@ -33,6 +33,7 @@ namespace {
 #include "depthwise.inl"
 #include "padded_block.inl"
 #include "direct.inl"
+#include "panels.inl"
 #include "pointwise.inl"
 #include "dots.inl"
 #include "unreached.inl"

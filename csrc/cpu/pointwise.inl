@@ -10,20 +10,6 @@
 
 constexpr int64_t kPointwisePanels = 8;  // of a task: they share a chunk of the filter
 
-// A copied panel. Its first tile asks for what the next one will be copied from.
-template <class T>
-struct CopiedPanel {
-  static constexpr int64_t step = Vector<T>::lanes, sum_step = step;
-  const T* data;
-  const T* next;
-  int64_t stride;
-  const T* at(int64_t k) const { return data + k * kColumns<T>; }
-  void prefetch(int64_t k) const {
-    for (int64_t i = 0; i < kColumns<T>; i += kLine<T>)
-      __builtin_prefetch(next + k * stride + i, 0, 2);
-  }
-};
-
 template <class S>
 struct Pointwise {
   using T = typename Compute<S>::type;
@@ -32,7 +18,8 @@ struct Pointwise {
   static double cost(const CorrelateJob& job) {
     if (!std::is_same_v<S, T> || job.components != 1 || job.rows_along_vectors) return kNever;
     if (job.depth == 0 || !is_plain(job.h) || !is_plain(job.w)) return kNever;
-    if (!lies_flat(job.source, job.h, job.w) || !lies_flat(job.result, job.h, job.w)) return kNever;
+    if (step_of_positions(job.source, job.h, job.w) != 1) return kNever;
+    if (step_of_positions(job.result, job.h, job.w) != 1) return kNever;
     double vectors = quotient_up(positions(job), lanes);
     bool copies = job.rows > kRows || positions(job) % lanes != 0;
     return job.groups * vectors * job.depth * (1.6 * job.rows + (copies ? 10 : 0));
@@ -76,7 +63,7 @@ struct Pointwise {
         int64_t some = least(width, count - j);
         const S* at = source + chunk.channel * job.source.c + j;
         bool once = job.rows <= kRows && some % lanes == 0;
-        if (!once) copy_panel(at, job.source.c, chunk.channels, some, panel);
+        if (!once) copy_panel<T>(at, job.source.c, chunk.channels, some, panel);
         for (int64_t m = 0; m < job.rows; m += kRows) {
           int64_t rows = least(kRows, job.rows - m);
           const T* a = filter + m * blocks.chunks.depth() + chunk.first * kRows;
@@ -87,8 +74,8 @@ struct Pointwise {
                              job.result.c, index > 0, left_over);
             else
               multiply_panel(rows, some, chunk.channels, a,
-                             m == 0 ? CopiedPanel<T>{panel, at + width, job.source.c}
-                                    : CopiedPanel<T>{panel, panel, 0},
+                             m == 0 ? CopiedPanel<T, S>{panel, at + width, job.source.c}
+                                    : CopiedPanel<T, S>{panel, panel, 0},
                              to, job.result.c, index > 0, left_over);
           }
           if (last && job.bias) add_bias(job, group * job.rows + m, rows, some, to);
@@ -104,22 +91,6 @@ struct Pointwise {
     bool few = job.segments * job.batch * job.groups * quotient_up(positions(job), whole) < 8;
     return few ? whole / 4 : whole;
   }
-  static bool lies_flat(const View& view, const AxisMap& h, const AxisMap& w) {
-    return (view.w == 1 || w.positions == 1) && (view.h == w.positions || h.positions == 1);
-  }
-
-  static void copy_panel(const S* from, int64_t stride, int64_t channels, int64_t count, T* to) {
-    for (int64_t c = 0; c < channels; ++c, from += stride, to += width) {
-      if (count == width) {
-#pragma GCC unroll 4
-        for (int64_t x = 0; x < width; x += lanes) store<T>(load<T>(from + x), to + x);
-      } else {
-        copy(to, 1, from, 1, count);
-        clear(to + count, 1, width - count);
-      }
-    }
-  }
-
   // A tile of the result; of a panel that is not full by way of `left_over`.
   template <class B>
   static void multiply_panel(int64_t rows, int64_t count, int64_t depth, const T* a, B panel, T* to,

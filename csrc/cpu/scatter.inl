@@ -10,8 +10,9 @@
 // but zeros: a mirrored element's index is as good as any other.
 //
 // A task owns some channels of a band of one sample's rows, in compute precision, and goes through
-// all outputs that reach into it. Scratch a task: the band, a block of columns, a chunk of
-// gradients.
+// all outputs that reach into it. Of the gradient a panel of positions is copied, or turned, while
+// the tiles of the one before it ask for its lines. Scratch a task: the band, a block of columns, a
+// panel of gradients.
 
 template <class S>
 struct ScatterBlocks {
@@ -28,11 +29,16 @@ struct ScatterBlocks {
     channel_block = least(channels, least<int64_t>(64, 1 + 512 / (taps + 1)));
     channel_block = channels > 0 ? quotient_up(channels, channel_blocks()) : 1;
     band = least(job.h.limit, 1 + kBlock / (channel_block * job.w.limit + 1));
+    // Few tasks would leave threads idle.
+    while (tasks(job) < 8 && band > 8 * job.h.taps) band = quotient_up(band, 2);
     int64_t fitting = least<int64_t>(256, 1 + kBlock / (channel_block * taps + 1));
     position_block = round_up(fitting, kColumns<T>);
   }
   int64_t channel_blocks() const { return quotient_up(channels, channel_block); }
   int64_t bands(const ScatterJob& job) const { return quotient_up(job.h.limit, band); }
+  int64_t tasks(const ScatterJob& job) const {
+    return job.segments * job.batch * job.groups * channel_blocks() * bands(job);
+  }
   int64_t rows(int64_t block) const {
     return taps * least(channel_block, channels - block * channel_block);
   }
@@ -46,16 +52,15 @@ struct Scatter {
 
   static double cost(const ScatterJob& job) {
     constexpr int64_t lanes = Vector<T>::lanes;
-    double positions = job.h.positions * job.w.positions, filters = job.components * job.filters;
+    double filters = job.components * job.filters;
     double vectors = quotient_up(job.h.positions * job.w.positions, lanes);
     int64_t rows = job.components * job.channels * job.h.taps * job.w.taps;
-    double products = vectors * filters * (1.45 * round_up(rows, kRows));
+    double products = 1.05 * filters * most(rows, kRows / 2) + 9 * filters;
+    double adding = vectors * 8 * rows + 23 * job.h.positions * rows;
     double result = job.components * job.channels * job.h.limit * job.w.limit;
-    if (job.result.c == 1)
-      return job.groups * (products + positions * (2.4 * filters + 2.9 * rows) + 4.9 * result);
-    double adding = job.w.step == 1 ? 2.4 : 4.7;
-    return job.groups *
-           (products + 8 * vectors * filters + adding * positions * rows + 16 * result / lanes);
+    bool beside = job.result.w == 1 && job.w.step <= 2;  // stored by vectors
+    return job.groups * (vectors * products + adding + result * (beside ? 21.0 / lanes : 2.7)) +
+           2000;
   }
 
   static int64_t pack_filter_tasks(const ScatterJob& job) {
@@ -97,22 +102,18 @@ struct Scatter {
     }
   }
 
-  static int64_t tasks(const ScatterJob& job) {
-    Blocks blocks(job);
-    return job.segments * job.batch * job.groups * blocks.channel_blocks() * blocks.bands(job);
-  }
+  static int64_t tasks(const ScatterJob& job) { return Blocks(job).tasks(job); }
 
   static int64_t scratch(const ScatterJob& job) {
     Blocks blocks(job);
-    int64_t band = blocks.channel_block * blocks.band * job.w.limit;
+    int64_t band = blocks.channel_block * blocks.band * Band(job).line();
     int64_t columns = blocks.taps * blocks.channel_block * blocks.position_block;
-    return blocks.position_block * sizeof(Run) +
-           (band + columns + kDepthBlock * blocks.position_block) * sizeof(T);
+    return kColumns<T> * sizeof(Run) + (band + columns + kDepthBlock * kColumns<T>)*sizeof(T);
   }
 
   static void run(const ScatterJob& job, int64_t task, void* scratch) {
     Blocks blocks(job);
-    Band band;
+    Band band(job);
     band.first = task % blocks.bands(job) * blocks.band;
     band.rows = least(blocks.band, job.h.limit - band.first);
     task /= blocks.bands(job);
@@ -122,44 +123,48 @@ struct Scatter {
     int64_t rows = blocks.rows(block);
     band.channels = rows / blocks.taps;
     Run* runs = static_cast<Run*>(scratch);  // first: they are aligned to more than T is
-    band.data = reinterpret_cast<T*>(runs + blocks.position_block);
-    clear(band.data, 1, band.channels * band.rows * job.w.limit);
+    T* grads = reinterpret_cast<T*>(runs + kColumns<T>);
+    T* columns = grads + kDepthBlock * kColumns<T>;
+    band.data = columns + blocks.taps * blocks.channel_block * blocks.position_block;
+    clear(band.data, 1, band.channels * band.rows * band.line());
 
-    T* columns = band.data + blocks.channel_block * blocks.band * job.w.limit;
-    T* grads = columns + blocks.taps * blocks.channel_block * blocks.position_block;
     int64_t unit = (segment * job.groups + group) * blocks.channel_blocks() + block;
     int64_t panel = blocks.depth.depth() * kRows;
     const T* filter = static_cast<const T*>(job.filter) + unit * blocks.panels() * panel;
     const S* grad = static_cast<const S*>(job.grad.data) + sample * job.grad.n +
                     group * job.filters * job.grad.c;
     OneTap maps(job.h, job.w);
+    Patches<S> patches{grad, job.grad, maps.h, maps.w};
     for (int64_t row = 0, end; row < job.h.positions; row = end) {
       for (end = row; end < job.h.positions && reaches(job, band, end);) ++end;
       int64_t position = row * job.w.positions, last = end * job.w.positions;
       if (end == row) ++end;
       for (int64_t count; position < last; position += count) {
         count = least(blocks.position_block, last - position);
-        for (int64_t index = 0; index < blocks.depth.count(); ++index) {
-          Chunk chunk = blocks.depth.at(index);
-          pack<Panels::positions>(Patches<S>{grad + chunk.component, job.grad, maps.h, maps.w},
-                                  chunk, position, count,
-                                  Packed<T>{grads, kColumns<T>, chunk.depth() * kColumns<T>}, runs);
-          multiply<T, Rows::panels>(
-              rows, count, chunk.depth(), {filter + chunk.first * kRows, panel},
-              {grads, chunk.depth() * kColumns<T>}, columns, blocks.position_block, index > 0);
-        }
+        for (int64_t index = 0; index < blocks.depth.count(); ++index)
+          multiply_grads(blocks, job, patches, index, position, count, rows, filter, grads, runs,
+                         columns);
         if (blocks.depth.count() > 0)
           add(job, band, columns, blocks.position_block, position, count);
       }
     }
-    store(job, sample, group, block * blocks.channel_block, band);
+    store_band(job, sample, group, block * blocks.channel_block, band);
   }
 
  private:
+  // Some rows of the result. A line falls apart by the stride, line[x mod step][x / step], so that
+  // the elements that a tap of neighbouring positions meets are neighbours.
   struct Band {
-    T* data;  // [channels][rows][W]
-    int64_t channels, first, rows;
+    T* data = nullptr;  // [channels][rows][line()]
+    int64_t channels = 0, first = 0, rows = 0;
+    int64_t phases, length;
+
+    explicit Band(const ScatterJob& job)
+        : phases(least(job.w.step, job.w.limit)), length(quotient_up(job.w.limit, phases)) {}
+    int64_t line() const { return phases * length; }
     bool has(int64_t y) const { return y >= first && y < first + rows; }
+    T* row(int64_t c, int64_t y) const { return data + (c * rows + y - first) * line(); }
+    int64_t place(int64_t x) const { return x % phases * length + x / phases; }
   };
 
   static bool reaches(const ScatterJob& job, const Band& band, int64_t row) {
@@ -168,55 +173,113 @@ struct Scatter {
     return false;
   }
 
-  static void add(const ScatterJob& job, const Band& band, const T* columns, int64_t ld,
-                  int64_t position, int64_t count) {
-    const AxisMap &h = job.h, &w = job.w;
-    for (int64_t tap = 0; tap < h.taps * w.taps; ++tap) {
-      int64_t tap_w = tap % w.taps;
-      auto rows = [&](int64_t, int64_t row, int64_t column, int64_t piece, int64_t at) {
-        int64_t y = source_index(h, tap / w.taps, row);
-        if (!band.has(y)) return;
-        int64_t end = column + piece;
-        int64_t low = least(end, w.inner[tap_w].first), high = least(end, w.inner[tap_w].second);
-        if (low < column) low = column;
-        if (high < low) high = low;
-        for (int64_t c = 0; c < band.channels; ++c) {
-          const T* from = columns + (tap * band.channels + c) * ld + at - column;
-          T* line = band.data + (c * band.rows + y - band.first) * w.limit;
-          for (int64_t i = column; i < low; ++i) add_one(line, source_index(w, tap_w, i), from[i]);
-          T* inner = line + w.base[low < end ? low : 0] + w.offset[tap_w];
-          if (w.step == 1)
-            for (int64_t i = 0; i < high - low; ++i) inner[i] += from[low + i];
-          else
-            for (int64_t i = 0; i < high - low; ++i) inner[i * w.step] += from[low + i];
-          for (int64_t i = high; i < end; ++i) add_one(line, source_index(w, tap_w, i), from[i]);
-        }
-      };
-      for_rows(h, w, position, count, rows);
+  // columns (+)= filter · grads for some positions and a chunk of the filters.
+  static void multiply_grads(const Blocks& blocks, const ScatterJob& job, const Patches<S>& grads,
+                             int64_t index, int64_t position, int64_t count, int64_t rows,
+                             const T* filter, T* panel, Run* runs, T* columns) {
+    constexpr int64_t width = kColumns<T>;
+    Chunk chunk = blocks.depth.at(index);
+    int64_t depth = chunk.depth(), ld = blocks.position_block;
+    int64_t step = job.components == 1 ? step_of_positions(job.grad, job.h, job.w) : 0;
+    int64_t stride = job.grad.c, pitch = step == 1 ? stride : width;
+    const S* from = grads.data + chunk.channel * stride + position * step;
+    for (int64_t j = 0; j < count; j += width, from += width * step) {
+      int64_t some = least(width, count - j);
+      if (step == 1)
+        copy_panel(from, stride, depth, some, panel);
+      else if (step > 0 && stride == 1)
+        turn_panel(from, step, depth, some, panel);
+      else
+        pack<Panels::positions>(
+            Patches<S>{grads.data + chunk.component, grads.strides, grads.h, grads.w}, chunk,
+            position + j, some, Packed<T>{panel, width, 0}, runs);
+      for (int64_t i = 0; i < rows; i += kRows) {
+        const T* a = filter + (i * blocks.depth.depth()) + chunk.first * kRows;
+        CopiedPanel<T, S> with{panel, i == 0 ? from + width * step : from, i == 0 ? pitch : 0};
+        auto multiply = some > Vector<T>::lanes
+                            ? tile_of<T, Rows::panels, 2, kRows, CopiedPanel<T, S>>
+                            : tile_of<T, Rows::panels, 1, kRows, CopiedPanel<T, S>>;
+        multiply(rows - i, depth, a, 0, with, columns + i * ld + j, ld, index > 0);
+      }
     }
   }
 
-  static void add_one(T* line, int64_t x, T value) {
-    if (x >= 0) line[x] += value;
+  // Adds the products of `count` positions to what the band has of their sources.
+  static void add(const ScatterJob& job, const Band& band, const T* columns, int64_t ld,
+                  int64_t position, int64_t count) {
+    const AxisMap &h = job.h, &w = job.w;
+    for_rows(h, w, position, count,
+             [&](int64_t, int64_t row, int64_t column, int64_t piece, int64_t at) {
+               int64_t end = column + piece;
+               for (int64_t s = 0; s < w.taps; ++s) {
+                 int64_t low = least(end, most(column, w.inner[s].first));
+                 int64_t high = most(low, least(end, w.inner[s].second));
+                 int64_t place = low < high ? band.place(w.base[low] + w.offset[s]) : 0;
+                 for (int64_t r = 0; r < h.taps; ++r) {
+                   int64_t y = source_index(h, r, row);
+                   if (!band.has(y)) continue;
+                   for (int64_t c = 0; c < band.channels; ++c) {
+                     const T* from =
+                         columns + ((r * w.taps + s) * band.channels + c) * ld + at - column;
+                     T* line = band.row(c, y);
+                     add_mirrored(w, s, column, low, from, band, line);
+                     add_vectors(from + low, high - low, line + place);
+                     add_mirrored(w, s, high, end, from, band, line);
+                   }
+                 }
+               }
+             });
   }
 
-  static void store(const ScatterJob& job, int64_t sample, int64_t group, int64_t first,
-                    const Band& band) {
+  static void add_vectors(const T* from, int64_t count, T* to) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) store<T>(load<T>(to + i) + load<T>(from + i), to + i);
+    int64_t left = count - i;
+    if (left > 0)
+      store_some<T>(load_some<T>(to + i, left) + load_some<T>(from + i, left), left, to + i);
+  }
+
+  // Of positions whose source is the padding.
+  static void add_mirrored(const AxisMap& w, int64_t tap, int64_t first, int64_t end, const T* from,
+                           const Band& band, T* line) {
+    if (w.padding == Padding::zeros) return;
+    for (int64_t i = first; i < end; ++i)
+      if (int64_t x = source_index(w, tap, i); x >= 0) line[band.place(x)] += from[i];
+  }
+
+  static void store_band(const ScatterJob& job, int64_t sample, int64_t group, int64_t first,
+                         const Band& band) {
     const View& out = job.result;
     const S* bias = static_cast<const S*>(job.bias);
     for (int64_t i = 0; i < band.channels; ++i) {
-      int64_t c = group * job.channels + (first + i) % job.channels,
-              component = (first + i) / job.channels;
+      int64_t c = group * job.channels + (first + i) % job.channels;
+      int64_t component = (first + i) / job.channels;
       T added = bias ? widen(bias[c * job.bias_stride + component]) : T(0);
-      for (int64_t y = 0; y < band.rows; ++y) {
-        const T* line = band.data + (i * band.rows + y) * job.w.limit;
-        S* to = static_cast<S*>(out.data) + sample * out.n + c * out.c + (band.first + y) * out.h +
-                component;
-        if (out.w == 1)
-          for (int64_t x = 0; x < job.w.limit; ++x) narrow(line[x] + added, to[x]);
-        else
-          for (int64_t x = 0; x < job.w.limit; ++x) narrow(line[x] + added, to[x * out.w]);
+      S* to = static_cast<S*>(out.data) + sample * out.n + c * out.c + component;
+      for (int64_t y = band.first; y < band.first + band.rows; ++y)
+        store_line(band, band.row(i, y), job.w.limit, added, to + y * out.h, out.w);
+    }
+  }
+
+  // A line, put together again.
+  static void store_line(const Band& band, const T* line, int64_t width, T added, S* to,
+                         int64_t step) {
+    constexpr int64_t lanes = Vector<T>::lanes;
+    int64_t i = 0, phases = band.phases;
+    for (; step == 1 && phases <= 2 && phases * (i + lanes) <= width; i += lanes) {
+      typename Vector<T>::type first = load<T>(line + i) + added;
+      if (phases == 2) {
+        typename Vector<T>::type second = load<T>(line + band.length + i) + added;
+        interleave<T>(first, second);
+        store<T>(second, to + 2 * i + lanes);
       }
+      store<T>(first, to + phases * i);
+    }
+    for (int64_t phase = 0; phase < phases; ++phase, line += band.length) {
+      S* at = to + phase * step;
+      int64_t count = quotient_up(width - phase, phases), apart = phases * step;
+      for (int64_t k = i; k < count; ++k) narrow(line[k] + added, at[k * apart]);
     }
   }
 };

@@ -189,24 +189,33 @@ inline typename Vector<T>::type shuffle(typename Vector<T>::type a, typename Vec
 #endif
 }
 
-// v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
+// The lanes of a and b by turns: a has the first half of them, b the second.
 template <class T, int... I>
-inline void transpose(typename Vector<T>::type* v, std::integer_sequence<int, I...> /*lanes*/) {
+inline void interleave(typename Vector<T>::type& a, typename Vector<T>::type& b,
+                       std::integer_sequence<int, I...> /*lanes*/) {
+  constexpr int lanes = Vector<T>::lanes;
+  typename Vector<T>::type first = shuffle<T, (I / 2 + I % 2 * lanes)...>(a, b);
+  b = shuffle<T, (lanes / 2 + I / 2 + I % 2 * lanes)...>(a, b);
+  a = first;
+}
+template <class T>
+inline void interleave(typename Vector<T>::type& a, typename Vector<T>::type& b) {
+  interleave<T>(a, b, std::make_integer_sequence<int, Vector<T>::lanes>());
+}
+
+// v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
+template <class T>
+inline void transpose(typename Vector<T>::type* v) {
   constexpr int lanes = Vector<T>::lanes;
   for (int round = 1; round < lanes; round *= 2) {
     typename Vector<T>::type mixed[lanes];
 #pragma GCC unroll 16
     for (int i = 0; i < lanes / 2; ++i) {
-      typename Vector<T>::type a = v[i], b = v[i + lanes / 2];
-      mixed[2 * i] = shuffle<T, (I / 2 + I % 2 * lanes)...>(a, b);
-      mixed[2 * i + 1] = shuffle<T, (lanes / 2 + I / 2 + I % 2 * lanes)...>(a, b);
+      mixed[2 * i] = v[i], mixed[2 * i + 1] = v[i + lanes / 2];
+      interleave<T>(mixed[2 * i], mixed[2 * i + 1]);
     }
     for (int i = 0; i < lanes; ++i) v[i] = mixed[i];
   }
-}
-template <class T>
-inline void transpose(typename Vector<T>::type* v) {
-  transpose<T>(v, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
 // Loads `lanes` lines of `lanes` elements and turns them: square[i] is element i of each line.

@@ -156,7 +156,7 @@ struct Direct {
     PaddedBlock block(job.h, job.w, job.h.positions);
     filling *= area(least(block.height, job.h.taps * job.h.positions), block.width);
     bool whole = job.result.c == 1 && job.rows % lanes == 0;  // vectors
-    double storing = vectors * positions * (whole ? 12 : 48);
+    double storing = vectors * positions * (whole ? 12 : 36);
     return job.groups * (products + filling + storing + 20 * job.h.positions * taps);
   }
 
@@ -363,8 +363,8 @@ struct Direct {
     int64_t width = job.w.positions, tile = quotient_up(width, quotient_up(width, kRows));
     bool skips = job.h.padding == Padding::zeros && !filter.special;
     int64_t step_of_a = job.w.step * from.column;
-    bool whole = channels == blocks.depth;
-    if (channel + channels < blocks.depth) bias = nullptr;
+    bool whole = channels == blocks.depth, last = channel + channels == blocks.depth;
+    if (!last) bias = nullptr;
     // Neighbouring taps of a row lie beside each other: they are one run.
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
     bool beside = whole && span == job.w.taps - 1 && from.column == channels;
@@ -379,6 +379,9 @@ struct Direct {
           return whole ? sums + (p - panel) * width * kColumns<T>
                        : sums + p * place.size(job) + (n * place.rows + i) * width * kColumns<T>;
         };
+        for (int64_t p = panel; p < end && last && job.result.c != 1; ++p)
+          prefetch_strip<true>(1, width * job.w.position_step, columns_of(job, place.panel + p),
+                               row_of_result(job, place, n, i, place.panel + p), job.result);
         for (int64_t j = 0, some; j < width; j += some) {
           int64_t count = 0;
           some = piece(job.w, j, tile, cut);
@@ -421,15 +424,21 @@ struct Direct {
       }
   }
 
+  static S* row_of_result(const CorrelateJob& job, const Place& place, int64_t n, int64_t i,
+                          int64_t panel) {
+    const View& out = job.result;
+    return static_cast<S*>(out.data) + (place.sample + n) * out.n +
+           (place.group * job.rows + panel * kColumns<T>)*out.c +
+           job.h.position[place.row + i] * out.h;
+  }
+
   static void store_row(const CorrelateJob& job, const Blocks& blocks, const Place& place,
                         int64_t n, int64_t i, int64_t panel, const T* sums) {
     const View& out = job.result;
     panel += place.panel;
     if (in_place(job, blocks, panel)) return;
     int64_t columns = columns_of(job, panel), width = job.w.positions;
-    S* to = static_cast<S*>(out.data) + (place.sample + n) * out.n +
-            (place.group * job.rows + panel * kColumns<T>)*out.c +
-            job.h.position[place.row + i] * out.h;
+    S* to = row_of_result(job, place, n, i, panel);
     if (out.c != 1)
       return store_turned(sums, columns, width, to + job.w.position[0] * out.w, out.c,
                           job.w.position_step * out.w);
@@ -444,19 +453,23 @@ struct Direct {
   // read.
   static void store_turned(const T* sums, int64_t columns, int64_t positions, S* to, int64_t stride,
                            int64_t step) {
-    for (int64_t k = 0; k < columns; k += lanes)
-      for (int64_t j = 0; j < positions; j += lanes) {
+    for (int64_t k = 0; k < columns; k += lanes) {
+      int64_t rows = least(lanes, columns - k);
+      S* line = to + k * stride;
+      if (step == 1) store_transposed(sums + k, kColumns<T>, positions, rows, line, stride);
+      for (int64_t j = 0; j < positions && step != 1; j += lanes) {
         V square[lanes];
         load_turned<T>(sums + j * kColumns<T> + k, kColumns<T>, square);
-        int64_t some = least(lanes, positions - j), rows = least(lanes, columns - k);
-        S* at = to + k * stride + j * step;
-        if (step == 1 && some == lanes && rows == lanes) {
+        int64_t some = least(lanes, positions - j);
 #pragma GCC unroll 16
-          for (int64_t i = 0; i < lanes; ++i) store<T>(square[i], at + i * stride);
-        } else {
-          for (int64_t i = 0; i < rows; ++i)
-            for (int64_t x = 0; x < some; ++x) narrow(square[i][x], at[i * stride + x * step]);
+        for (int64_t i = 0; i < lanes; ++i) {
+          S* at = line + i * stride + j * step;
+          if (i < rows && step == 2)
+            store_seconds<T>(square[i], some, at);
+          else if (i < rows)
+            for (int64_t x = 0; x < some; ++x) narrow(square[i][x], at[x * step]);
         }
       }
+    }
   }
 };

@@ -27,6 +27,7 @@ namespace {
 #include "pack.inl"
 #include "filter_panels.inl"
 #include "correlate.inl"
+#include "strips.inl"
 #include "lines.inl"
 #include "bands.inl"
 #include "channels.inl"
@@ -53,7 +54,6 @@ namespace {
 #endif
 #include "channel_sum.inl"
 #include "transforms.inl"
-#include "strips.inl"
 #include "winograd_tiles.inl"
 #include "winograd.inl"
 #include "winograd_weight.inl"

@@ -100,16 +100,24 @@ struct FilterChunk {
     }
   }
 
-  // Element by element, from some channel on; zeros behind the last column.
+  // Element by element, from some channel on; zeros behind the last column. A channel's taps lie
+  // far from the next one's: they are asked for some channels ahead.
   void gather(int64_t column, int64_t end, int64_t first) {
-    for (; column < end; column += lanes)
-      for (int64_t t = 0; t < taps(); ++t)
-        for (int64_t c = first; c < depth(); ++c) {
+    constexpr int64_t ahead = 8;
+    for (; column < end; column += lanes) {
+      int64_t some = least(lanes, columns - column);
+      for (int64_t c = first; c < depth(); ++c) {
+        const S* next = (channel(c) + tap(0)).from + ahead * kNumbers<E> * filter.depth;
+        for (int64_t lane = 0; lane < some; ++lane)
+          __builtin_prefetch(next + (column + lane) * filter.row);
+        for (int64_t t = 0; t < taps(); ++t) {
           Source<S, E> at = channel(c) + tap(t);
           V value = {};
-          for (int64_t lane = 0; lane < lanes && column + lane < columns; ++lane)
+          for (int64_t lane = 0; lane < some; ++lane)
             value[lane] = at[(column + lane) * filter.row];
           put(value, place(t, c, column));
         }
+      }
+    }
   }
 };

@@ -60,6 +60,16 @@ void copy_vectors(T* to, const S* from, int64_t count) {
   store<T>(load<T>(from + count - lanes), to + count - lanes);
 }
 
+// Every second element, from the first on.
+template <class S, class T>
+void copy_seconds(T* to, const S* from, int64_t count) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  int64_t i = 0;
+  for (; i + lanes < count; i += lanes)  // and the element behind the last
+    store<T>(evens<T>(load<T>(from + 2 * i), load<T>(from + 2 * i + lanes)), to + i);
+  copy(to + i, 1, from + 2 * i, 2, count - i);
+}
+
 // Line i of one channel: what its virtual row shows, phase by phase.
 template <class S, class T>
 void fill_line(const LineLayout& layout, int64_t i, const S* channel, const View& strides,
@@ -93,6 +103,8 @@ void fill_line(const LineLayout& layout, int64_t i, const S* channel, const View
     edge(high, length);
     if (step * strides.w == 1)
       copy_vectors(to + low, from, high - low);
+    else if (step * strides.w == 2)
+      copy_seconds(to + low, from, high - low);
     else
       copy(to + low, 1, from, step * strides.w, high - low);
   }
@@ -113,11 +125,11 @@ struct Lines {
     left_out -= left_out * least<double>(1, (together - 1) / job.h.taps);
     double products = sources(job) * job.w.taps * vectors * (all - left_out) *
                       (0.9 * rows + 1.2 + 4.0 * (panels(job) - 1));
-    bool in_order = job.source.w == 1 && job.w.step == 1;
+    double apart = job.source.w != 1 || job.w.step > 2 ? 2.1 : job.w.step == 2 ? 1.6 : 0;
     double blocks = quotient_up(job.h.positions, row_block(job));
     double height = layout.height + (blocks - 1) * (one.height - job.h.step);
-    double line = layout.line() * (12.0 / lanes + (in_order ? 0 : 2.1)) + 46;
-    double storing = job.result.w * job.w.position_step == 1 ? 36 : 36 + 0.7 * lanes;
+    double line = layout.line() * (12.0 / lanes + apart) + 46;
+    double storing = job.result.w * job.w.position_step == 1 ? 26 : 36 + 1.2 * lanes;
     storing *= vectors * job.h.positions * rows;
     double tasks = quotient_up(job.groups, bundle(job)) * blocks;
     return job.groups * (products + sources(job) * height * line + storing) +
@@ -194,6 +206,13 @@ struct Lines {
           if (end_tap - first_tap < job.h.taps)
             terms = part_of(terms, job, first_tap, end_tap, some_filter, some_offsets);
           int64_t some = least(panel(job), job.components * job.rows - m);
+          View out = job.result;
+          if (out.c != 1)  // rows of many channels, while the sums take their time
+            prefetch_strip<true>(together, job.w.positions, some,
+                                 static_cast<S*>(out.data) + sample * out.n +
+                                     ((first + g) * job.rows + m) * out.c +
+                                     job.h.position[row + i] * out.h + job.w.position[0] * out.w,
+                                 out);
           multiply_lines(job, together, pitch, some, terms,
                          lines + g * sources(job) * plane + i * pitch, result);
           with += panel(job) * depth;

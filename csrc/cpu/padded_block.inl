@@ -55,7 +55,8 @@ void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step,
   if (position_step == 1 && channel_step > 0)
     for (; turned + kFewLines <= channels; turned += lanes) {
       int64_t lines = least(lanes, channels - turned);
-      for (int64_t x = 0; x < count; x += lanes) {
+      for (int64_t i = 0; i < count; i += lanes) {
+        int64_t x = count < lanes ? i : least(i, count - lanes);  // the last may overlap
         Source<S, E> at = from + turned * channel_step + x;
         int64_t some = least(lanes, count - x);
         if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
@@ -66,11 +67,14 @@ void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step,
         typename Vector<E>::type square[lanes];
         load_turned<1>(at, channel_step, lines, square);
         E* place = to + x * pitch + turned;
-        if (some == lanes && lines == lanes) {
+        if (lines == lanes) {
 #pragma GCC unroll 16
-          for (int64_t i = 0; i < lanes; ++i) store<E>(square[i], place + i * pitch);
+          for (int64_t k = 0; k < lanes; ++k)
+            if (k < some) store<E>(square[k], place + k * pitch);
         } else {
-          for (int64_t i = 0; i < some; ++i) store_some<E>(square[i], lines, place + i * pitch);
+#pragma GCC unroll 16
+          for (int64_t k = 0; k < lanes; ++k)
+            if (k < some) store_some<E>(square[k], lines, place + k * pitch);
         }
       }
     }

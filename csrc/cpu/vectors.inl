@@ -203,6 +203,40 @@ inline void interleave(typename Vector<T>::type& a, typename Vector<T>::type& b)
   interleave<T>(a, b, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
+// The even lanes of a, then those of b.
+template <class T, int... I>
+inline typename Vector<T>::type evens(typename Vector<T>::type a, typename Vector<T>::type b,
+                                      std::integer_sequence<int, I...> /*lanes*/) {
+  return shuffle<T, 2 * I...>(a, b);
+}
+template <class T>
+inline typename Vector<T>::type evens(typename Vector<T>::type a, typename Vector<T>::type b) {
+  return evens<T>(a, b, std::make_integer_sequence<int, Vector<T>::lanes>());
+}
+
+// to[2·i] = value[i] for the first `count` lanes; what lies between is not touched.
+template <class T, class S>
+inline void store_seconds(typename Vector<T>::type value, int64_t count, S* to) {
+  constexpr int64_t lanes = Vector<T>::lanes;
+  S some[2 * lanes];
+#if FULLCONV_VECTOR_BYTES == 64
+  uint32_t mask = count < lanes ? (1u << 2 * count) - 1 : ~0u;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    typename Vector<T>::type rest = value;
+    interleave<T>(value, rest);
+    store<T>(value, some);
+    store<T>(rest, some + lanes);
+    store_masked(some, mask & 0x5555, to);
+    store_masked(some + lanes, mask >> lanes & 0x5555, to + lanes);
+    return;
+  }
+#endif
+  store<T>(value, some);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < lanes; ++i)
+    if (i < count) to[2 * i] = some[i];
+}
+
 // v[i][j] becomes v[j][i], by log2(lanes) perfect shuffles of all vectors.
 template <class T>
 inline void transpose(typename Vector<T>::type* v) {

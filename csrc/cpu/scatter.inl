@@ -43,6 +43,13 @@ struct ScatterBlocks {
     return taps * least(channel_block, channels - block * channel_block);
   }
   int64_t panels() const { return quotient_up(taps * channel_block, kRows); }
+  // Of a block that begins at `position`: whole rows, or a part of one that depends on nothing but
+  // the row's length. So an element's sum has one order, wherever its band begins.
+  int64_t next_positions(const ScatterJob& job, int64_t position, int64_t end) const {
+    int64_t width = job.w.positions, whole = position_block / width * width;
+    return whole > 0 ? least(whole, end - position)
+                     : least(position_block, width - position % width);
+  }
 };
 
 template <class S>
@@ -140,7 +147,7 @@ struct Scatter {
       int64_t position = row * job.w.positions, last = end * job.w.positions;
       if (end == row) ++end;
       for (int64_t count; position < last; position += count) {
-        count = least(blocks.position_block, last - position);
+        count = blocks.next_positions(job, position, last);
         for (int64_t index = 0; index < blocks.depth.count(); ++index)
           multiply_grads(blocks, job, patches, index, position, count, rows, filter, grads, runs,
                          columns);

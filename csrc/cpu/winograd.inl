@@ -69,8 +69,12 @@ struct Winograd {
     if (job.algorithm == Algorithm::winograd) return 0;
     if (all * Blocks(job).image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
-    // A pixel's last channels take time where they fill no vector.
     double inputs = 600 * depth, results = 600 * rows;
+    if (Blocks(job).image.w.dilation > 1) {  // columns that are no neighbours are not turned
+      if (job.source.c != 1) inputs += 35 * m * m * depth;
+      if (job.result.c != 1) results += 17 * m * m * rows;
+    }
+    // A pixel's last channels take time where they fill no vector.
     if (job.source.c == 1 && job.depth % lanes != 0) inputs += 10 * all;
     if (job.result.c == 1 && job.rows % lanes != 0) results += 15 * m * m;
     inputs *= quotient_up(job.rows, Blocks::kFilterRows);

@@ -57,7 +57,9 @@ struct WinogradWeight {
     Blocks blocks(job);
     if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    double transforms = 700 * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
+    bool apart = job.input.c != 1 && blocks.image.w.dilation > 1;  // columns, which are not turned
+    double transforms = (apart ? 1000 : 700) * channels * blocks.filter_blocks +
+                        700 * filters * blocks.channel_blocks;
     return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
                          450.0 * splits(job) * job.channels * filters);
   }

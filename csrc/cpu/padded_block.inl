@@ -67,15 +67,9 @@ void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step,
         typename Vector<E>::type square[lanes];
         load_turned<1>(at, channel_step, lines, square);
         E* place = to + x * pitch + turned;
-        if (lines == lanes) {
 #pragma GCC unroll 16
-          for (int64_t k = 0; k < lanes; ++k)
-            if (k < some) store<E>(square[k], place + k * pitch);
-        } else {
-#pragma GCC unroll 16
-          for (int64_t k = 0; k < lanes; ++k)
-            if (k < some) store_some<E>(square[k], lines, place + k * pitch);
-        }
+        for (int64_t k = 0; k < lanes; ++k)
+          if (k < some) store_some<E>(square[k], lines, place + k * pitch);
       }
     }
   for (int64_t c = turned; c < channels; ++c)

@@ -201,7 +201,7 @@ struct Scatter {
             Patches<S>{grads.data + chunk.component, grads.strides, grads.h, grads.w}, chunk,
             position + j, some, Packed<T>{panel, width, 0}, runs);
       for (int64_t i = 0; i < rows; i += kRows) {
-        const T* a = filter + (i * blocks.depth.depth()) + chunk.first * kRows;
+        const T* a = filter + i * blocks.depth.depth() + chunk.first * kRows;
         CopiedPanel<T, S> with{panel, i == 0 ? from + width * step : from, i == 0 ? pitch : 0};
         auto multiply = some > Vector<T>::lanes
                             ? tile_of<T, Rows::panels, 2, kRows, CopiedPanel<T, S>>

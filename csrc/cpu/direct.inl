@@ -156,7 +156,8 @@ struct Direct {
     PaddedBlock block(job.h, job.w, job.h.positions);
     filling *= area(least(block.height, job.h.taps * job.h.positions), block.width);
     bool whole = job.result.c == 1 && job.rows % lanes == 0;  // vectors
-    double storing = vectors * positions * (whole ? 12 : 36);
+    bool apart = job.result.c != 1 && job.w.position_step > 1;
+    double storing = vectors * positions * (whole ? 12 : apart ? 3.5 * lanes : 36);
     return job.groups * (products + filling + storing + 20 * job.h.positions * taps);
   }
 
@@ -449,27 +450,20 @@ struct Direct {
   }
 
   // to[column·stride + position·step] = sums[position][column], line by line: where lines are a
-  // power of two apart, few of them fit the first-level cache. Behind the sums there is room to
-  // read.
+  // power of two apart, few of them fit the first-level cache.
   static void store_turned(const T* sums, int64_t columns, int64_t positions, S* to, int64_t stride,
                            int64_t step) {
     for (int64_t k = 0; k < columns; k += lanes) {
       int64_t rows = least(lanes, columns - k);
       S* line = to + k * stride;
-      if (step == 1) store_transposed(sums + k, kColumns<T>, positions, rows, line, stride);
-      for (int64_t j = 0; j < positions && step != 1; j += lanes) {
-        V square[lanes];
-        load_turned<T>(sums + j * kColumns<T> + k, kColumns<T>, square);
-        int64_t some = least(lanes, positions - j);
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < lanes; ++i) {
-          S* at = line + i * stride + j * step;
-          if (i < rows && step == 2)
-            store_seconds<T>(square[i], some, at);
-          else if (i < rows)
-            for (int64_t x = 0; x < some; ++x) narrow(square[i][x], at[x * step]);
-        }
-      }
+      if (step == 1)
+        store_transposed<1>(sums + k, kColumns<T>, positions, rows, line, stride);
+      else if (step == 2)
+        store_transposed<2>(sums + k, kColumns<T>, positions, rows, line, stride);
+      else
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < positions; ++j)
+            narrow(sums[j * kColumns<T> + k + i], line[i * stride + j * step]);
     }
   }
 };

@@ -214,10 +214,33 @@ inline typename Vector<T>::type evens(typename Vector<T>::type a, typename Vecto
   return evens<T>(a, b, std::make_integer_sequence<int, Vector<T>::lanes>());
 }
 
-// to[2·i] = value[i] for the first `count` lanes; what lies between is not touched.
-template <class T, class S>
-inline void store_seconds(typename Vector<T>::type value, int64_t count, S* to) {
+// The first `count` of a vector of elements that lie STEP apart, 1 or 2; the others are zero.
+template <class T, int STEP, int... I, class S>
+inline typename Vector<T>::type load_apart(const S* from, int64_t count,
+                                           std::integer_sequence<int, I...> /*lanes*/) {
+  constexpr int lanes = Vector<T>::lanes;
+  if constexpr (STEP == 1) return load_some<T>(from, count);
+  // The second half ends with the last element: what lies behind it is not read.
+  typename Vector<T>::type first, second = {};
+  if (count >= lanes) {
+    first = load<T>(from);
+    second = load<T>(from + lanes - 1);
+  } else {
+    first = load_some<T>(from, 2 * count - 1);
+    if (2 * count > lanes) second = load_some<T>(from + lanes - 1, 2 * count - lanes);
+  }
+  return shuffle<T, (2 * I + (2 * I >= lanes))...>(first, second);
+}
+template <class T, int STEP, class S>
+inline typename Vector<T>::type load_apart(const S* from, int64_t count = Vector<T>::lanes) {
+  return load_apart<T, STEP>(from, count, std::make_integer_sequence<int, Vector<T>::lanes>());
+}
+
+// to[STEP·i] = value[i] for the first `count` lanes; what lies between is not touched.
+template <class T, int STEP, class S>
+inline void store_apart(typename Vector<T>::type value, int64_t count, S* to) {
   constexpr int64_t lanes = Vector<T>::lanes;
+  if constexpr (STEP == 1) return store_some<T>(value, count, to);
   S some[2 * lanes];
 #if FULLCONV_VECTOR_BYTES == 64
   uint32_t mask = count < lanes ? (1u << 2 * count) - 1 : ~0u;
@@ -261,9 +284,9 @@ inline void load_turned(const S* from, int64_t stride,
   transpose<T>(square);
 }
 
-// to[i·step + line] = from[line·stride + i] for `count` elements of up to a vector of lines. The
-// last whole square overlaps the one before it.
-template <class S, class T>
+// to[i·step + line] = from[line·stride + i·APART] for `count` elements of up to a vector of lines.
+// The last whole square overlaps the one before it.
+template <int APART = 1, class S, class T>
 inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_t count, T* to,
                             int64_t step) {
   constexpr int64_t lanes = Vector<T>::lanes;
@@ -271,7 +294,10 @@ inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_
   if (lines >= lanes && count >= lanes) {
     for (int64_t i = 0; i < count; i += lanes) {
       int64_t at = least(i, count - lanes);
-      load_turned<T>(from + at, stride, square);
+#pragma GCC unroll 16
+      for (int64_t line = 0; line < lanes; ++line)
+        square[line] = load_apart<T, APART>(from + line * stride + at * APART);
+      transpose<T>(square);
 #pragma GCC unroll 16
       for (int64_t k = 0; k < lanes; ++k) store<T>(square[k], to + (at + k) * step);
     }
@@ -280,8 +306,9 @@ inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_
   for (int64_t i = 0; i < count; i += lanes) {
 #pragma GCC unroll 16
     for (int64_t line = 0; line < lanes; ++line)
-      square[line] = line < lines ? load_some<T>(from + line * stride + i, count - i)
-                                  : typename Vector<T>::type{};
+      square[line] = line < lines
+                         ? load_apart<T, APART>(from + line * stride + i * APART, count - i)
+                         : typename Vector<T>::type{};
     transpose<T>(square);
 #pragma GCC unroll 16
     for (int64_t k = 0; k < lanes; ++k)
@@ -289,8 +316,8 @@ inline void load_transposed(const S* from, int64_t stride, int64_t lines, int64_
   }
 }
 
-// to[line·stride + i] = from[i·step + line]: the same way back.
-template <class S, class T>
+// to[line·stride + i·APART] = from[i·step + line]: the same way back.
+template <int APART = 1, class S, class T>
 inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t lines, S* to,
                              int64_t stride) {
   constexpr int64_t lanes = Vector<T>::lanes;
@@ -300,7 +327,8 @@ inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t
       int64_t at = least(i, count - lanes);
       load_turned<T>(from + at * step, step, square);
 #pragma GCC unroll 16
-      for (int64_t line = 0; line < lanes; ++line) store<T>(square[line], to + line * stride + at);
+      for (int64_t line = 0; line < lanes; ++line)
+        store_apart<T, APART>(square[line], lanes, to + line * stride + at * APART);
     }
     return;
   }
@@ -311,7 +339,8 @@ inline void store_transposed(const T* from, int64_t step, int64_t count, int64_t
     transpose<T>(square);
 #pragma GCC unroll 16
     for (int64_t line = 0; line < lanes; ++line)
-      if (line < lines) store_some<T>(square[line], count - i, to + line * stride + i);
+      if (line < lines)
+        store_apart<T, APART>(square[line], count - i, to + line * stride + i * APART);
   }
 }
 

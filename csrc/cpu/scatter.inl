@@ -63,11 +63,16 @@ struct Scatter {
     double vectors = quotient_up(job.h.positions * job.w.positions, lanes);
     int64_t rows = job.components * job.channels * job.h.taps * job.w.taps;
     double products = 1.05 * filters * most(rows, kRows / 2) + 9 * filters;
+    // The filter of a block is read for each panel of positions, from where it fits.
+    Blocks blocks(job);
+    double size = filters * blocks.taps * blocks.channel_block * sizeof(T);
+    if (size > 1 << 16) products += (size > 1 << 19 ? 2.5 : 0.3) / kVectors * filters * rows;
     double adding = vectors * 8 * rows + 23 * job.h.positions * rows;
     double result = job.components * job.channels * job.h.limit * job.w.limit;
     bool beside = job.result.w == 1 && job.w.step <= 2;  // stored by vectors
-    return job.groups * (vectors * products + adding + result * (beside ? 21.0 / lanes : 2.7)) +
-           2000;
+    bool far = job.result.w * sizeof(S) >= 512;          // pixels, of which few lines fit a cache
+    double storing = result * (beside ? 21.0 / lanes : far ? 28 : 2.7);
+    return job.groups * (vectors * products + adding + storing) + 2000;
   }
 
   static int64_t pack_filter_tasks(const ScatterJob& job) {

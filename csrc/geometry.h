@@ -149,18 +149,24 @@ struct Progression {
 class AxisTable {
  public:
   static AxisTable forward(const Axis& axis) {
-    AxisTable table(axis.size, axis.padding);
-    table.step_ = axis.stride;
-    for (int64_t i = 0, count = axis.outputs(); i < count; ++i) {
-      table.position_.push_back(i);
-      table.base_.push_back(i * axis.stride);
-    }
-    for (int64_t r = 0; r < axis.kernel; ++r) {
-      table.tap_.push_back(r);
-      table.offset_.push_back(r * axis.dilation - axis.pad_before);
-    }
+    AxisTable table = forward_without_taps(axis);
+    for (int64_t r = 0; r < axis.kernel; ++r) table.add_forward_tap(axis, r);
     table.find_inner();
     return table;
+  }
+
+  // The same, cut into the phases of a strided convolution: taps that leave the same remainder.
+  static std::vector<AxisTable> forward_phases(const Axis& axis) {
+    std::map<int64_t, AxisTable> phases;
+    for (int64_t r = 0; r < axis.kernel; ++r)
+      phases.try_emplace(r * axis.dilation % axis.stride, forward_without_taps(axis))
+          .first->second.add_forward_tap(axis, r);
+    std::vector<AxisTable> tables;
+    for (auto& [_, table] : phases) {
+      table.find_inner();
+      tables.push_back(std::move(table));
+    }
+    return tables;
   }
 
   static std::vector<AxisTable> adjoint(const Axis& axis) {
@@ -216,6 +222,20 @@ class AxisTable {
 
  private:
   AxisTable(int64_t limit, Padding padding) : limit_(limit), padding_(padding) {}
+
+  static AxisTable forward_without_taps(const Axis& axis) {
+    AxisTable table(axis.size, axis.padding);
+    table.step_ = axis.stride;
+    for (int64_t i = 0, count = axis.outputs(); i < count; ++i) {
+      table.position_.push_back(i);
+      table.base_.push_back(i * axis.stride);
+    }
+    return table;
+  }
+  void add_forward_tap(const Axis& axis, int64_t r) {
+    tap_.push_back(r);
+    offset_.push_back(r * axis.dilation - axis.pad_before);
+  }
 
   int64_t position_step() const {
     if (position_.size() < 2) return 1;

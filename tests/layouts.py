@@ -7,6 +7,7 @@ or 99.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import gcd
 from typing import Any
 
 import torch
@@ -144,13 +145,18 @@ def cases(draw: Any) -> Case:
 
 @st.composite
 def winograd_cases(draw: Any) -> Case:
-    """Any layer of up to 14x66 pixels that minimal filtering can do, by it."""
-    mode, kernel = draw(st.sampled_from(PADDING_MODES)), draw(st.sampled_from([3, 3, 5]))
+    """Any layer of up to 14x66 pixels that minimal filtering can do, by it: in each phase of its
+    stride a filter has 2, 3 or 5 taps an axis. Of some, only the gradients of a phase are such."""
+    mode, taps = draw(st.sampled_from(PADDING_MODES)), draw(st.sampled_from([2, 3, 3, 5]))
     pads: list[int] = []
+    kernel: list[int] = []
     sizes = draw(SHORT), draw(SHORT | LONG)
+    stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 2), (2, 1), (1, 3)]))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 3), (2, 2), (4, 5)]))
-    for size, step in zip(sizes, dilation, strict=True):
-        span = step * (kernel - 1) + 1
+    whole = draw(st.booleans())
+    for size, stride_, step in zip(sizes, stride, dilation, strict=True):
+        kernel.append(taps * stride_ // gcd(stride_, step) if whole else taps)
+        span = step * (kernel[-1] - 1) + 1
         far = span // 2 + 2
         most = min(far, {"reflect": size - 1, "circular": size}.get(mode, far))
         before = draw(st.integers(0, most))
@@ -162,9 +168,9 @@ def winograd_cases(draw: Any) -> Case:
     filters = draw(st.sampled_from([1, 2, 16, 33, 131])) * groups
     parts = draw(st.sampled_from([None, None, 1, 2]))
     n = draw(st.integers(1, 3)) * (parts or 1)
-    filter = (() if parts is None else (parts,)) + (filters, channels, kernel, kernel)
+    filter = (() if parts is None else (parts,)) + (filters, channels, *kernel)
     choices = PADDING_MODES.index(mode), ALGORITHMS.index("winograd")
-    geometry = Geometry(groups, 1, 1, *pads, *dilation, *choices)
+    geometry = Geometry(groups, *stride, *pads, *dilation, *choices)
     return Case((n, channels * groups, *sizes), filter, geometry)
 
 

@@ -72,6 +72,7 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
 LAYERS = {
     "direct": case((2, 24, 20, 21), (25, 24, 3, 3), (1, 1), ONES),
     "winograd": case((2, 24, 20, 21), (25, 24, 3, 3), (1, 1), ONES, algorithm="winograd"),
+    "phases": case((2, 24, 28, 27), (25, 24, 4, 4), (2, 2), ONES, algorithm="winograd"),
     "strided": case((2, 24, 28, 27), (25, 24, 3, 3), (2, 2), ONES),
     "stem": case((2, 3, 40, 44), (16, 3, 7, 7), (2, 2), (3, 3, 3, 3)),
     "lines": case((2, 2, 60, 120), (2, 2, 5, 5)),

@@ -63,10 +63,11 @@ def test_any_geometry(case, dtype, places):
 
 # Several blocks of tiles, of channels and of filters, each with a rest; parts of the sum.
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 1), (5, 1), (3, 2), (4, 2)])
 @pytest.mark.parametrize("dtype", [F32, F64], ids=ident)
-def test_many_blocks(dtype, kernel, place):
-    layer = case((3, 150, 18, 45), (170, 150, kernel, kernel), (1, 1), ONES, algorithm="winograd")
+def test_many_blocks(dtype, kernel, stride, place):
+    filters, strides = (170, 150, kernel, kernel), (stride, stride)
+    layer = case((3, 150, 18, 45), filters, strides, ONES, algorithm="winograd")
     t = operands(layer, dtype)
     t = Operands(*map(place, t[:3]), *t[3:])
     direct = layer._replace(geometry=layer.geometry._replace(algorithm=1))
@@ -74,27 +75,30 @@ def test_many_blocks(dtype, kernel, place):
 
 
 LAYERS = {
-    "wide": (8, 64, 56, 64, 3),
-    "middle": (4, 128, 28, 128, 3),
-    "deep": (2, 512, 7, 512, 3),
-    "few": (2, 16, 32, 16, 3),
-    "five": (2, 64, 32, 32, 5),
+    "wide": (8, 64, 56, 64, 3, 1),
+    "middle": (4, 128, 28, 128, 3, 1),
+    "deep": (2, 512, 7, 512, 3, 1),
+    "few": (2, 16, 32, 16, 3, 1),
+    "five": (2, 64, 32, 32, 5, 1),
+    "two": (2, 64, 32, 64, 2, 1),
+    "four": (2, 64, 64, 128, 4, 2),
+    "phase": (2, 128, 28, 128, 3, 2),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_error_is_within_four_times_stock(name):
-    n, c, size, k, r = LAYERS[name]
+    n, c, size, k, r, stride = LAYERS[name]
     g = torch.Generator().manual_seed(5)
-    pad = r // 2
-    geometry = Geometry(1, 1, 1, pad, pad, pad, pad, algorithm=2)
+    pad = (r - 1) // 2
+    geometry = Geometry(1, stride, stride, pad, pad, pad, pad, algorithm=2)
     x = torch.randn(n, c, size, size, generator=g)
     f = torch.randn(k, c, r, r, generator=g) / (c * r * r) ** 0.5
-    o = torch.randn(n, k, size, size, generator=g)
+    o = torch.randn(n, k, *geometry.output_size(size, size, r, r), generator=g)
 
     def stock(x: Tensor, f: Tensor, o: Tensor) -> tuple[Tensor, ...]:
         x, f = x.clone().requires_grad_(), f.clone().requires_grad_()
-        y = F.conv2d(x, f, None, 1, pad)
+        y = F.conv2d(x, f, None, stride, pad)
         return y.detach(), *torch.autograd.grad(y, (x, f), o)
 
     exact = stock(x.double(), f.double(), o.double())
@@ -106,9 +110,11 @@ def test_error_is_within_four_times_stock(name):
 
 @pytest.mark.parametrize("operand", ["input", "filter", "grad"])
 @pytest.mark.parametrize("special", [torch.nan, torch.inf])
-def test_special_values_do_not_spread_over_a_tile(special, operand):
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2), (3, 2)])
+def test_special_values_do_not_spread_over_a_tile(kernel, stride, special, operand):
     """NaN and Inf are where the direct sums have them, and nowhere else."""
-    layer = case((2, 3, 13, 14), (4, 3, 3, 3), (1, 1), ONES, algorithm="winograd")
+    filters = (4, 3, kernel, kernel)
+    layer = case((2, 3, 13, 14), filters, (stride, stride), ONES, algorithm="winograd")
     direct = layer._replace(geometry=layer.geometry._replace(algorithm=1))
     for place, dtype in product((Tensor.contiguous, channels_last), (F32, F64, BF16)):
         t = operands(layer, dtype)
@@ -137,7 +143,7 @@ def test_what_overflows_only_in_the_transforms_does_not_show():
 
 def ways(n: int, c: int, size: int, k: int, kernel: int = 3, **geometry: int) -> set[str]:
     g = Geometry(**geometry)
-    pads = [kernel // 2 * dilation for dilation in (g.dilation_h, g.dilation_w)]
+    pads = [(kernel - 1) // 2 * dilation for dilation in (g.dilation_h, g.dilation_w)]
     x, f = torch.zeros(n, c, size, size), torch.zeros(k, c, kernel, kernel)
     sides = zip(("pad_top", "pad_left", "pad_bottom", "pad_right"), pads * 2, strict=True)
     return set(ops.ways(x, f, g._replace(**dict(sides))).values())
@@ -146,6 +152,9 @@ def ways(n: int, c: int, size: int, k: int, kernel: int = 3, **geometry: int) ->
 def test_it_is_chosen_where_it_can_win():
     assert ways(2, 64, 56, 64) == ways(1, 128, 28, 128) == {"winograd"}
     assert "winograd" not in ways(2, 64, 56, 64, stride_h=2)
+    assert ways(2, 64, 56, 128, 4, stride_h=2, stride_w=2) == {"winograd"}
+    assert ways(2, 128, 28, 128, stride_h=2, stride_w=2) == {"direct", "direct+winograd"}
+    assert ways(2, 64, 28, 64, 2) == ways(2, 64, 56, 64, 6, stride_h=2, stride_w=2) == {"winograd"}
     assert ways(2, 64, 56, 64, dilation_h=2, dilation_w=2) == {"winograd"}
     assert "winograd" not in ways(2, 64, 28, 64, dilation_h=12, dilation_w=12)  # much padding
     assert "winograd" not in ways(2, 64, 56, 64, kernel=7)

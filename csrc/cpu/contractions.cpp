@@ -198,21 +198,54 @@ bool may_turn(const WeightJob& job) {
 }
 
 // The cheapest way to do a job, or the same job turned.
-const WeightWay& choose(const Engine& engine, WeightJob& job) {
-  auto [way, cost] = cheapest(engine.weight, job);
-  if (!may_turn(job)) return *way;
+Choice<WeightWay> choose(const Engine& engine, WeightJob& job) {
+  Choice<WeightWay> best = cheapest(engine.weight, job);
+  if (!may_turn(job)) return best;
   WeightJob turned = job;
   std::swap(turned.input, turned.grad);
   std::swap(turned.channels, turned.filters);
   std::swap(turned.c, turned.k);
-  auto [other, turned_cost] = cheapest(engine.weight, turned);
-  if (turned_cost >= 0.9 * cost) return *way;  // near each other, estimates say little
+  Choice<WeightWay> other = cheapest(engine.weight, turned);
+  if (other.cost >= 0.9 * best.cost) return best;  // near each other, estimates say little
   job = turned;
-  return *other;
+  return other;
 }
 
-void contract(const Engine& engine, WeightJob job) {
-  const WeightWay& way = choose(engine, job);
+// A job for the taps of two axis tables.
+WeightJob part_of(WeightJob job, const AxisMap& h, const AxisMap& w, int64_t scalar_size) {
+  auto next = [](const AxisMap& axis) { return axis.taps > 1 ? axis.tap[1] - axis.tap[0] : 1; };
+  job.result = advance(job.result, (h.tap[0] * job.r + w.tap[0] * job.s) * scalar_size);
+  job.r *= next(h);
+  job.s *= next(w);
+  job.h = h, job.w = w;
+  return job;
+}
+
+// Calls f(way, job) for the jobs whose taps make up the filter: one for all, or one for each pair
+// of phases of a strided layer, where Winograd's filtering makes those cheaper.
+template <class F>
+void for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f) {
+  const Engine& engine = engine_of(dtype);
+  WeightJob whole = job;
+  auto [way, cost] = choose(engine, whole);
+  if (geometry.h.stride * geometry.w.stride == 1) return f(*way, whole);
+  std::vector<AxisTable> h = AxisTable::forward_phases(geometry.h);
+  std::vector<AxisTable> w = AxisTable::forward_phases(geometry.w);
+  auto for_parts = [&](const auto& f) {
+    for (const AxisTable& rows : h)
+      for (const AxisTable& columns : w) {
+        WeightJob part = part_of(job, rows.map(), columns.map(), scalar_size(dtype));
+        Choice<WeightWay> choice = choose(engine, part);
+        f(choice, part);
+      }
+  };
+  double apart = 0;
+  for_parts([&](const Choice<WeightWay>& choice, const WeightJob&) { apart += choice.cost; });
+  if (apart >= cost) return f(*way, whole);
+  for_parts([&](const Choice<WeightWay>& choice, const WeightJob& part) { f(*choice.way, part); });
+}
+
+void contract(const WeightWay& way, WeightJob job) {
   job.splits = way.splits(job);
   int64_t partial_size = way.partial_size(job);
   Memory own;
@@ -235,15 +268,34 @@ WeightJob directly(WeightJob job, int64_t segment, int64_t scalar_size) {
   return job;
 }
 
+// A way of each job, joined.
+class Names {
+ public:
+  void add(const char* name) { found_.insert(name); }
+  std::string joined() const {
+    std::string all;
+    for (const std::string& name : found_) all += (all.empty() ? "" : "+") + name;
+    return all;
+  }
+
+ private:
+  std::set<std::string> found_;
+};
+
 // The ways of all jobs that run would do.
 std::string names(const Engine& engine, CorrelateJob job, const std::vector<AxisTable>& h,
                   const std::vector<AxisTable>& w) {
-  std::set<std::string> found;
+  Names found;
   for_jobs(engine, job, h, w,
-           [&](const CorrelateWay& way, const CorrelateJob&, int64_t) { found.insert(way.name); });
-  std::string all;
-  for (const std::string& name : found) all += (all.empty() ? "" : "+") + name;
-  return all;
+           [&](const CorrelateWay& way, const CorrelateJob&, int64_t) { found.add(way.name); });
+  return found.joined();
+}
+
+std::string names(Dtype dtype, const Geometry& geometry, const WeightJob& job) {
+  Names found;
+  for_jobs(dtype, geometry, job,
+           [&](const WeightWay& way, const WeightJob&) { found.add(way.name); });
+  return found.joined();
 }
 
 CorrelateJob make_job(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& source,
@@ -367,9 +419,12 @@ void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, c
   WeightJob job = make_job(dtype, geometry, segments, input, grad, filter, h, w);
   auto spread = std::make_unique<bool[]>(segments);
   job.spread = spread.get();
-  contract(engine_of(dtype), job);
+  auto contract_all = [&](const WeightJob& all) {
+    for_jobs(dtype, geometry, all, [](auto&&... part) { contract(part...); });
+  };
+  contract_all(job);
   for (int64_t segment = 0; segment < segments; ++segment)
-    if (spread[segment]) contract(engine_of(dtype), directly(job, segment, scalar_size(dtype)));
+    if (spread[segment]) contract_all(directly(job, segment, scalar_size(dtype)));
 }
 
 void channel_sum(Dtype dtype, const Array& grad, void* result) {
@@ -396,7 +451,7 @@ Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& 
   }
   WeightJob weights = make_job(dtype, geometry, segments, input, output, filter, h, w);
   return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
-          backward, choose(engine, weights).name};
+          backward, names(dtype, geometry, weights)};
 }
 
 }  // namespace fullconv::cpu

@@ -1,15 +1,18 @@
-// Winograd's minimal filtering: m outputs of a correlation with r taps from m + r - 1 = 6 products.
+// Winograd's minimal filtering: m outputs of a correlation with r taps from N = m + r - 1 products.
 //
-//     y = Aᵀ [(G g) ⊙ (Bᵀ d)]        d: 6 inputs, g: r taps, y: m = 7 - r outputs
+//     y = Aᵀ [(G g) ⊙ (Bᵀ d)]        d: N inputs, g: r taps, y: m outputs
 //
-// Both polynomials are evaluated at six points, multiplied there, and the product is interpolated
+// Both polynomials are evaluated at N points, multiplied there, and the product is interpolated
 // (Toom-Cook, transposed; S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and
-// S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016). The points 0, ±5/8, ±3/2, ∞
-// round less than half as much as the usual 0, ±1, ±2, ∞, and are exact in binary. In two
-// dimensions each transform is applied to columns, then to rows.
+// S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016). Of 6 points 0, ±5/8, ±3/2, ∞
+// round less than half as much as the usual 0, ±1, ±2, ∞, and are exact in binary; 4 points, for 2
+// taps, are 0, ±1, ∞, which round no more than direct sums (6 would round three times as much). In
+// two dimensions each transform is applied to columns, then to rows.
 
-constexpr int kPoints = 6;
-constexpr double kPoint[kPoints - 1] = {0, 0.625, -0.625, 1.5, -1.5};  // and ∞
+template <int N>
+constexpr double kPoint[N - 1] = {0, 0.625, -0.625, 1.5, -1.5};  // and ∞
+template <>
+constexpr double kPoint<4>[3] = {0, 1, -1};
 
 template <int ROWS, int COLUMNS>
 struct Matrix {
@@ -17,53 +20,55 @@ struct Matrix {
 };
 
 // Aᵀ: powers of the points; ∞ has the highest alone.
-template <int M>
-constexpr Matrix<M, kPoints> interpolation() {
-  Matrix<M, kPoints> a;
-  for (int j = 0; j < kPoints - 1; ++j) {
+template <int N, int M>
+constexpr Matrix<M, N> interpolation() {
+  Matrix<M, N> a;
+  for (int j = 0; j < N - 1; ++j) {
     double power = 1;
-    for (int i = 0; i < M; ++i, power *= kPoint[j]) a.at[i][j] = power;
+    for (int i = 0; i < M; ++i, power *= kPoint<N>[j]) a.at[i][j] = power;
   }
-  a.at[M - 1][kPoints - 1] = 1;
+  a.at[M - 1][N - 1] = 1;
   return a;
 }
 
 // G: powers of the points, over the derivative there of ∏(x - point).
-template <int R>
-constexpr Matrix<kPoints, R> filter_evaluation() {
-  Matrix<kPoints, R> g;
-  for (int i = 0; i < kPoints - 1; ++i) {
+template <int N, int R>
+constexpr Matrix<N, R> filter_evaluation() {
+  Matrix<N, R> g;
+  for (int i = 0; i < N - 1; ++i) {
     double power = 1;
-    for (int other = 0; other < kPoints - 1; ++other)
-      if (other != i) power /= kPoint[i] - kPoint[other];
-    for (int j = 0; j < R; ++j, power *= kPoint[i]) g.at[i][j] = power;
+    for (int other = 0; other < N - 1; ++other)
+      if (other != i) power /= kPoint<N>[i] - kPoint<N>[other];
+    for (int j = 0; j < R; ++j, power *= kPoint<N>[i]) g.at[i][j] = power;
   }
-  g.at[kPoints - 1][R - 1] = 1;
+  g.at[N - 1][R - 1] = 1;
   return g;
 }
 
 // Bᵀ: the coefficients of ∏(x - other points); of all of them in the last row.
-constexpr Matrix<kPoints, kPoints> input_evaluation() {
-  Matrix<kPoints, kPoints> b;
-  for (int i = 0; i < kPoints; ++i) {
+template <int N>
+constexpr Matrix<N, N> input_evaluation() {
+  Matrix<N, N> b;
+  for (int i = 0; i < N; ++i) {
     b.at[i][0] = 1;
-    for (int other = 0, degree = 0; other < kPoints - 1; ++other) {
+    for (int other = 0, degree = 0; other < N - 1; ++other) {
       if (other == i) continue;
       for (int j = ++degree; j >= 0; --j)
-        b.at[i][j] = (j > 0 ? b.at[i][j - 1] : 0) - kPoint[other] * b.at[i][j];
+        b.at[i][j] = (j > 0 ? b.at[i][j - 1] : 0) - kPoint<N>[other] * b.at[i][j];
     }
   }
   return b;
 }
 
-template <int R>
+template <int N, int R>
 struct FilterEvaluation {
-  static constexpr int columns = R;
-  static constexpr Matrix<kPoints, R> matrix = filter_evaluation<R>();
+  static constexpr int points = N, columns = R;
+  static constexpr Matrix<N, R> matrix = filter_evaluation<N, R>();
 };
+template <int N>
 struct InputEvaluation {
-  static constexpr int columns = kPoints;
-  static constexpr Matrix<kPoints, kPoints> matrix = input_evaluation();
+  static constexpr int points = N, columns = N;
+  static constexpr Matrix<N, N> matrix = input_evaluation<N>();
 };
 
 template <class E>
@@ -87,53 +92,61 @@ inline V dot(const V* x) {
 }
 
 // y = matrix · x. The rows of p and -p share the sums over even and over odd powers.
-template <class E, class V>
+template <class E, int ROW = 0, class V>
 inline void evaluate(const V* x, V* y) {
-  y[0] = dot<E, 0, 0, 1>(x);
-  V even = dot<E, 1, 0, 2>(x), odd = dot<E, 1, 1, 2>(x);
-  y[1] = even + odd;
-  y[2] = even - odd;
-  even = dot<E, 3, 0, 2>(x), odd = dot<E, 3, 1, 2>(x);
-  y[3] = even + odd;
-  y[4] = even - odd;
-  y[5] = dot<E, 5, 0, 1>(x);
+  if constexpr (ROW == 0 || ROW == E::points - 1) {
+    y[ROW] = dot<E, ROW, 0, 1>(x);
+  } else {
+    V even = dot<E, ROW, 0, 2>(x), odd = dot<E, ROW, 1, 2>(x);
+    y[ROW] = even + odd;
+    y[ROW + 1] = even - odd;
+  }
+  constexpr int next = ROW == 0 || ROW == E::points - 1 ? ROW + 1 : ROW + 2;
+  if constexpr (next < E::points) evaluate<E, next>(x, y);
 }
 
-// y = Aᵀ · x, M outputs; again p and -p share what they can.
-template <int M, class V>
+// y = Aᵀ · x, M outputs of N products; again p and -p share what they can.
+template <int N, int M, class V>
 inline void interpolate(const V* x, V* y) {
   using T = std::remove_reference_t<decltype(y[0][0] + y[0][0])>;
-  constexpr Matrix<M, kPoints> a = interpolation<M>();
-  V even[2] = {x[1] + x[2], x[3] + x[4]}, odd[2] = {x[1] - x[2], x[3] - x[4]};
+  constexpr int pairs = N / 2 - 1;
+  constexpr Matrix<M, N> a = interpolation<N, M>();
+  V even[pairs], odd[pairs];
+  for (int j = 0; j < pairs; ++j) {
+    even[j] = x[2 * j + 1] + x[2 * j + 2];
+    odd[j] = x[2 * j + 1] - x[2 * j + 2];
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
     const V* part = i % 2 == 0 ? even : odd;
-    y[i] = i == 0 ? x[0] + part[0] + part[1] : T(a.at[i][1]) * part[0] + T(a.at[i][3]) * part[1];
+    y[i] = i == 0 ? x[0] + part[0] : T(a.at[i][1]) * part[0];
+    for (int j = 1; j < pairs; ++j) y[i] += i == 0 ? part[j] : T(a.at[i][2 * j + 1]) * part[j];
   }
-  y[M - 1] += x[5];
+  y[M - 1] += x[N - 1];
 }
 
 // to[point] = matrix · tile · matrixᵀ, for a tile of SIZE x SIZE vectors in lines of `width` ones.
-// The lines `next` behind are asked for: with 36 planes to write to, stores that find none in the
+// The lines `next` behind are asked for: with N² planes to write to, stores that find none in the
 // first-level cache are what a processor waits for.
 template <class E, int SIZE, class T>
 inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, int64_t next) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
-  V half[kPoints][SIZE], line[kPoints];
+  constexpr int N = E::points;
+  V half[N][SIZE], line[N];
 #pragma GCC unroll 8
   for (int j = 0; j < SIZE; ++j) {
     V column[SIZE];
     for (int i = 0; i < SIZE; ++i)
       column[i] = *reinterpret_cast<const V*>(tile + (i * width + j) * lanes);
     evaluate<E>(column, line);
-    for (int i = 0; i < kPoints; ++i) half[i][j] = line[i];
+    for (int i = 0; i < N; ++i) half[i][j] = line[i];
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kPoints; ++i) {
+  for (int i = 0; i < N; ++i) {
     evaluate<E>(half[i], line);
-    for (int j = 0; j < kPoints; ++j) {
-      T* place = to + (i * kPoints + j) * plane;
+    for (int j = 0; j < N; ++j) {
+      T* place = to + (i * N + j) * plane;
       *reinterpret_cast<V*>(place) = line[j];
       __builtin_prefetch(place + next, 1);
     }
@@ -142,27 +155,27 @@ inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, in
 
 // tile = Aᵀ · product · A + bias, of M x M vectors in lines of `width` ones; `next` as above.
 // Returns a number that is not 0 where one of them is a NaN or Inf.
-template <int M, class T>
+template <int N, int M, class T>
 inline typename Vector<T>::type interpolate_tile(const T* product, int64_t plane, int64_t next,
                                                  typename Vector<T>::type bias, T* tile,
                                                  int64_t width) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
-  V half[M][kPoints], line[M], special = {};
+  V half[M][N], line[M], special = {};
 #pragma GCC unroll 8
-  for (int j = 0; j < kPoints; ++j) {
-    V column[kPoints];
-    for (int i = 0; i < kPoints; ++i) {
-      const T* place = product + (i * kPoints + j) * plane;
+  for (int j = 0; j < N; ++j) {
+    V column[N];
+    for (int i = 0; i < N; ++i) {
+      const T* place = product + (i * N + j) * plane;
       column[i] = *reinterpret_cast<const V*>(place);
       __builtin_prefetch(place + next);
     }
-    interpolate<M>(column, line);
+    interpolate<N, M>(column, line);
     for (int i = 0; i < M; ++i) half[i][j] = line[i];
   }
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
-    interpolate<M>(half[i], line);
+    interpolate<N, M>(half[i], line);
     for (int j = 0; j < M; ++j) {
       V value = line[j] + bias;
       special += value * 0;

@@ -1,26 +1,38 @@
-// Tiles of images: what Winograd's ways share.
+// Tiles of images: what Winograd's ways share, which are correlations of R x R taps with stride 1.
 //
-// A filter of dilation d meets, from one position, only every d-th element: an axis falls into d
-// phases, each of them an axis of dilation 1, and a tile takes its elements, d apart, from one.
+// Taps that lie d apart meet positions whose inputs are s apart. Counted in steps of lcm(s, d),
+// both are 1 apart: taps fall into s/gcd(s, d) phases, each of which meets its own part of the
+// source, and positions into d/gcd(s, d), each with its own part of the result (a filter of stride
+// 2 and dilation 1 falls into two an axis, an image under a filter of dilation 2 too). A tile takes
+// its elements, lcm(s, d) apart, from one phase of both.
 
-// The tiles of one axis, `step` positions of a phase each; phase by phase.
+// std::gcd, but of this instruction set.
+inline int64_t greatest_divisor(int64_t a, int64_t b) {
+  return b == 0 ? a : greatest_divisor(b, a % b);
+}
+
+// The tiles of one axis, `m` positions of a phase each; phase by phase.
 struct TiledAxis {
-  int64_t positions, step;
-  int64_t dilation, phase_tiles, tiles;
+  int64_t positions, step, m;
+  int64_t tap_phases, dilation;  // phases of the taps, and of the positions
+  int64_t phase_tiles, tiles;
 
-  TiledAxis(const AxisMap& axis, int64_t step)
-      : positions(axis.positions),
-        step(step),
-        dilation(std::abs(axis.offset[1] - axis.offset[0])),
-        phase_tiles(quotient_up(quotient_up(positions, dilation), step)),
-        tiles(phase_tiles * least(dilation, positions)) {}
+  TiledAxis(const AxisMap& axis, int64_t m) : positions(axis.positions), step(axis.step), m(m) {
+    int64_t apart = std::abs(axis.offset[1] - axis.offset[0]);
+    int64_t shared = greatest_divisor(step, apart);
+    tap_phases = step / shared;
+    dilation = apart / shared;
+    phase_tiles = quotient_up(quotient_up(positions, dilation), m);
+    tiles = phase_tiles * least(dilation, positions);
+  }
 
   int64_t first(int64_t tile) const {  // position
-    return tile / phase_tiles + tile % phase_tiles * step * dilation;
+    return tile / phase_tiles + tile % phase_tiles * m * dilation;
   }
   int64_t positions_from(int64_t first) const {  // to the end of the phase
     return first < positions ? quotient_up(positions - first, dilation) : 0;
   }
+  int64_t spacing() const { return dilation * step; }  // of a tile's elements, in the source
 };
 
 struct Tiles {  // of an image
@@ -28,15 +40,25 @@ struct Tiles {  // of an image
   int64_t count() const { return h.tiles * w.tiles; }
 };
 
-// A pair of axis maps that Winograd's ways can do: R taps, equally far from each other, stride 1.
+// Points of a transform for R taps, and the outputs of a tile.
 template <int R>
-inline bool taps_in_steps(const AxisMap& axis) {
-  if (axis.taps != R || axis.step != 1 || axis.position_step != 1 || axis.positions == 0)
-    return false;
-  int64_t step = axis.offset[1] - axis.offset[0];
-  for (int64_t r = 2; r < R; ++r)
-    if (axis.offset[r] - axis.offset[r - 1] != step) return false;
-  return true;
+constexpr int kPoints = R == 2 ? 4 : 6;
+template <int R>
+constexpr int kOutputs = kPoints<R> + 1 - R;
+
+// Whether fewer products are less work: direct sums multiply in pairs where a processor can, which
+// leaves nothing to win for 2 x 2 taps.
+template <class S, int R>
+constexpr bool kSaves = R > 2 || kNumbers<typename Element<S>::type> == 1;
+
+// Whether the taps of an axis, equally far from each other, are R in each phase.
+template <int R>
+inline bool falls_into_taps(const AxisMap& axis) {
+  if (axis.taps < R || axis.position_step == 0 || axis.positions == 0) return false;
+  int64_t apart = axis.offset[1] - axis.offset[0];
+  for (int64_t r = 2; r < axis.taps; ++r)
+    if (axis.offset[r] - axis.offset[r - 1] != apart) return false;
+  return axis.taps == R * TiledAxis(axis, 1).tap_phases;
 }
 
 // Tiles side by side: of which sample, their first row and column, how many, and the index of the
@@ -67,11 +89,14 @@ void transform_tiles(const View& source, int64_t channels, const AxisMap& h, con
                      std::pair<int64_t, int64_t> origin, const Tiles& plan, int64_t first,
                      int64_t count, T* strip, T* to, const TileSteps& steps) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  auto columns = [&](const Strip& now) { return plan.w.step * (now.tiles - 1) + SIZE; };
+  auto columns = [&](const Strip& now) { return plan.w.m * (now.tiles - 1) + SIZE; };
   auto place = [&](const Strip& now) {
-    return Place{
-        origin.first + now.row, origin.second + now.column, SIZE, columns(now), plan.h.dilation,
-        plan.w.dilation};
+    return Place{origin.first + now.row * h.step,
+                 origin.second + now.column * w.step,
+                 SIZE,
+                 columns(now),
+                 plan.h.dilation * h.step,
+                 plan.w.dilation * w.step};
   };
   auto from = [&](const Strip& now, int64_t c) {
     return static_cast<const S*>(source.data) + now.sample * source.n + c * source.c;
@@ -86,7 +111,7 @@ void transform_tiles(const View& source, int64_t channels, const AxisMap& h, con
         for (int64_t i = SIZE * tile / now.tiles; i < SIZE * (tile + 1) / now.tiles; ++i)
           prefetch_row(from(next, next_c), source, least(lanes, channels - next_c), h, w,
                        place(next), i);
-      evaluate_tile<E, SIZE>(strip + tile * plan.w.step * lanes, columns(now),
+      evaluate_tile<E, SIZE>(strip + tile * plan.w.m * lanes, columns(now),
                              to + (now.at + tile) * steps.tile + c / lanes * steps.vector,
                              steps.point, steps.tile);
     }

@@ -1,27 +1,27 @@
-// correlate_weight by Winograd's minimal filtering (transforms.inl), for R x R filters of stride 1:
-// tiles of r x r output gradients, r = 7 - R, act as the filter that 6 x 6 inputs are correlated
-// with, and the sum over tiles and samples is taken between the transforms, as one matrix product
-// for each of the 36 points:
+// correlate_weight by Winograd's minimal filtering (transforms.inl), for filters of R x R taps in
+// one phase (winograd_tiles.inl): tiles of r x r output gradients, r = N + 1 - R, act as the filter
+// that N x N inputs are correlated with, and the sum over tiles and samples is taken between the
+// transforms, as one matrix product for each of the N² points:
 //
 //     product[point][c][k] += Σ_tile inputs[point][tile][c] · grads[point][tile][k]
 //
 // A task owns a block of channels by a block of filters and a part of the tiles, which follow from
-// the shape alone; reduce adds the parts in order. With dilation d the elements of a tile are d
-// apart. Scratch a task: the products of its block, one chunk of tiles of both operands.
+// the shape alone; reduce adds the parts in order. Scratch a task: the products of its block, one
+// chunk of tiles of both operands.
 //
-// Of everything in it a vector's 36 points lie beside each other: [tile][vector][point][lane] and
-// [c][vector][point][lane]. Stores to 36 places far apart, one a point, would make a transform
+// Of everything in it a vector's N² points lie beside each other: [tile][vector][point][lane] and
+// [c][vector][point][lane]. Stores to N² places far apart, one a point, would make a transform
 // take 1.5 to 3 times as long.
 
 template <class S, int R>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
-  static constexpr int64_t r = 7 - R, lanes = Vector<T>::lanes;
+  static constexpr int64_t r = kOutputs<R>, N = kPoints<R>, lanes = Vector<T>::lanes;
   static constexpr int64_t kChannels = 128, kFilters = 128;
   // Tiles: of a chunk, once for each of which the products are read and written, and that are worth
   // a task.
   static constexpr int64_t kChunk = 512 / sizeof(T), kPart = 64;
-  static constexpr int64_t kPitch = (kPoints * kPoints + 1) * lanes;  // odd, for the cache sets
+  static constexpr int64_t kPitch = (N * N + 1) * lanes;  // odd, for the cache sets
 
   Tiles image;
   int64_t tiles;  // of a segment
@@ -45,23 +45,26 @@ struct WinogradWeight {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
   using Blocks = WinogradWeightBlocks<S, R>;
-  static constexpr int64_t r = Blocks::r, lanes = Vector<T>::lanes, all = kPoints * kPoints;
+  static constexpr int64_t r = Blocks::r, N = Blocks::N, all = N * N;
+  static constexpr int64_t lanes = Vector<T>::lanes;
   static constexpr int64_t kPitch = Blocks::kPitch;
   static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
 
   static double cost(const WeightJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
-    if (!taps_in_steps<R>(job.h) || !taps_in_steps<R>(job.w)) return kNever;
+    if (job.h.taps != R || job.w.taps != R) return kNever;
+    if (!falls_into_taps<R>(job.h) || !falls_into_taps<R>(job.w)) return kNever;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
     if (job.algorithm == Algorithm::winograd) return 0;
+    if (!kSaves<S, R>) return kNever;
     Blocks blocks(job);
     if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    bool apart = job.input.c != 1 && blocks.image.w.dilation > 1;  // columns, which are not turned
-    double transforms = (apart ? 1000 : 700) * channels * blocks.filter_blocks +
-                        700 * filters * blocks.channel_blocks;
+    bool apart = job.input.c != 1 && blocks.image.w.spacing() > 1;  // columns, which are not turned
+    double transforms = all * ((apart ? 28 : 20) * channels * blocks.filter_blocks +
+                               20 * filters * blocks.channel_blocks);
     return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
-                         450.0 * splits(job) * job.channels * filters);
+                         12.5 * all * splits(job) * job.channels * filters);
   }
 
   // As many parts as make 16 tasks, but no more than there are times kPart tiles.
@@ -84,7 +87,7 @@ struct WinogradWeight {
     Blocks blocks(job);
     int64_t lines = blocks.channel_block * blocks.filter_line() +
                     blocks.chunk * (blocks.input_line() + blocks.filter_line());
-    return (lines + kPoints * kStripColumns * lanes) * sizeof(T);
+    return (lines + N * kStripColumns * lanes) * sizeof(T);
   }
 
   static void run(const WeightJob& job, int64_t task, void* scratch) {
@@ -112,13 +115,13 @@ struct WinogradWeight {
     int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, blocks.chunk));
     for (bool add = false; tile < end; tile += chunk, add = true) {
       int64_t count = least(chunk, end - tile);
-      transform_tiles<S, InputEvaluation, kPoints>(
+      transform_tiles<S, InputEvaluation<N>, N>(
           input, channels, job.h, job.w,
           {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
           count, strip, inputs, {blocks.input_line(), kPitch, lanes});
-      transform_tiles<S, FilterEvaluation<r>, r>(grad, filters, maps.h, maps.w, {0, 0},
-                                                 blocks.image, tile, count, strip, grads,
-                                                 {blocks.filter_line(), kPitch, lanes});
+      transform_tiles<S, FilterEvaluation<N, r>, r>(grad, filters, maps.h, maps.w, {0, 0},
+                                                    blocks.image, tile, count, strip, grads,
+                                                    {blocks.filter_line(), kPitch, lanes});
       for (int64_t point = 0; point < all; ++point)
         multiply(channels, filters, count, inputs + point * lanes, blocks.input_line(),
                  grads + point * lanes, products + point * lanes, blocks.filter_line(), add);
@@ -187,8 +190,8 @@ struct WinogradWeight {
         int64_t some = least(lanes, channels - c);
         for (int64_t i = 0; i < some; ++i)
           special +=
-              interpolate_tile<R>(products + (c + i) * blocks.filter_line() + k / lanes * kPitch,
-                                  lanes, kPitch, V{}, reinterpret_cast<T*>(taps + i * R * R), R);
+              interpolate_tile<N, R>(products + (c + i) * blocks.filter_line() + k / lanes * kPitch,
+                                     lanes, kPitch, V{}, reinterpret_cast<T*>(taps + i * R * R), R);
         if (job.splits == 1)
           store_taps(job, segment, group, first_c + c, some, first_k + k,
                      reinterpret_cast<const T*>(taps));
@@ -208,15 +211,14 @@ struct WinogradWeight {
     int64_t filters = least(lanes, job.filters - k);
     if (job.s == 1 && job.r == R && job.c == R * R)
       return store_transposed(taps, lanes, channels * R * R, filters, to, job.k);
-    for (int64_t tap = 0; tap < R * R; ++tap) {
-      S* at = to + tap / R * job.r + tap % R * job.s;
-      const T* from = taps + tap * lanes;
-      if (job.c == 1)
-        store_transposed(from, R * R * lanes, channels, filters, at, job.k);
-      else
-        for (int64_t i = 0; i < channels * filters; ++i)
-          narrow(from[i / filters * R * R * lanes + i % filters],
-                 at[i / filters * job.c + i % filters * job.k]);
-    }
+    for (int64_t tap = 0; tap < R * R && job.c == 1; ++tap)
+      store_transposed(taps + tap * lanes, R * R * lanes, channels, filters,
+                       to + tap / R * job.r + tap % R * job.s, job.k);
+    // A filter after the other: their places may all meet one set of a cache.
+    for (int64_t lane = 0; lane < filters && job.c != 1; ++lane)
+      for (int64_t i = 0; i < channels; ++i)
+        for (int64_t tap = 0; tap < R * R; ++tap)
+          narrow(taps[(i * R * R + tap) * lanes + lane],
+                 to[lane * job.k + i * job.c + tap / R * job.r + tap % R * job.s]);
   }
 };

@@ -170,29 +170,6 @@ def grads(outputs: Any, inputs: Any, given: Any, **options: Any) -> tuple[Tensor
     return torch.autograd.grad(outputs, inputs, given, **options)
 
 
-def minimal_taps(size: int, kernel: int, stride: int, pad: int, dilation: int) -> set[int]:
-    """How many taps minimal filtering may find in a row of an axis.
-
-    Of a stride above 1, by the input gradient: those of a phase of one position.
-    """
-    if stride == 1:
-        return {kernel}
-    taps = Counter(r * dilation % stride for r in range(kernel))
-    positions = Counter((i + pad) % stride for i in range(size) if i + pad >= 0)
-    return {taps[phase] for phase, count in positions.items() if count == 1}
-
-
-def minimal(case: Case) -> set[str]:
-    """The operations that minimal filtering may take, where all others are exact."""
-    g = case.geometry
-    rows = minimal_taps(case.input[2], case.filter[-2], g.stride_h, g.pad_top, g.dilation_h)
-    columns = minimal_taps(case.input[3], case.filter[-1], g.stride_w, g.pad_left, g.dilation_w)
-    if ALGORITHMS[g.algorithm] == "direct" or not rows & columns & {3, 5}:
-        return set()
-    every = {"correlate", "full_convolve", "correlate_weight"}
-    return every if (g.stride_h, g.stride_w) == (1, 1) else {"full_convolve"}
-
-
 def check_convolution(
     tally: Tally, case: Case, dtype: torch.dtype, layout: list[Place], number: int
 ) -> None:
@@ -207,7 +184,8 @@ def check_convolution(
         for way in found.split("+")
     )
     g, oracle = case.geometry, Oracle(case)
-    inexact = set() if dtype.is_complex else minimal(case)
+    minimal = ALGORITHMS[g.algorithm] == "winograd" and not dtype.is_complex
+    inexact = {"correlate", "full_convolve", "correlate_weight"} if minimal else set()
     wide = C128 if dtype.is_complex else F64
     X, A, O, U, V, B = (w.to(wide) for w in (x, f, o, u, v, bias))  # noqa: E741
     exact = {

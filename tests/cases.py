@@ -122,6 +122,12 @@ EDGES = {
     "dots_of_groups": case((2, 80, 5, 5), (10, 40, 1, 1)),
     "dots_of_segments": case((4, 17, 3, 6), (2, 2, 17, 1, 1)),
     "dots_of_a_row": case((3, 20, 1, 9), (2, 20, 1, 1)),
+    # One position a sample: parts of squares, of panels, of tasks, groups, segments, chunks.
+    "linear": case((45, 131, 1, 1), (267, 131, 1, 1)),
+    "linear_deep": case((3, 2100, 1, 1), (5, 2100, 1, 1)),
+    "linear_whole": case((5, 45, 3, 2), (140, 45, 3, 2)),
+    "linear_groups": case((4, 266, 1, 1), (260, 133, 1, 1)),
+    "linear_segments": case((4, 130, 1, 1), (2, 129, 130, 1, 1)),
     "big_kernel": case((1, 3, 16, 15), (4, 3, 11, 11), (1, 1), (5, 5, 5, 5)),
     "four_sided": case((2, 3, 6, 5), (4, 3, 3, 2), (2, 1), (0, 3, 2, 1)),
     "full": case((2, 8, 9, 6), (2, 8, 5, 5), (1, 1), (4, 4, 4, 4)),

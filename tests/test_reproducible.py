@@ -58,6 +58,8 @@ LAYERS = {
     "reflect": case((2, 10, 24, 25), (12, 10, 5, 5), (2, 1), (2, 2, 2, 2), mode="reflect"),
     "circular": case((2, 10, 24, 25), (12, 10, 3, 3), (1, 1), (3, 3, 3, 3), mode="circular"),
     "replicate": case((2, 10, 24, 25), (12, 10, 3, 3), (1, 3), (3, 0, 1, 2), mode="replicate"),
+    "linear": case((90, 300, 1, 1), (180, 300, 1, 1)),
+    "linear_whole": case((5, 40, 6, 6), (140, 40, 6, 6)),
     "head": case((4, 48, 12, 10), (3, 48, 1, 1)),
     "segments": case((6, 6, 20, 20), (3, 8, 6, 3, 3), (1, 1), ONES),
     "winograd": case((9, 40, 21, 30), (70, 40, 3, 3), (1, 1), ONES, algorithm="winograd"),

@@ -26,6 +26,7 @@ WAYS = {
     "direct": ALL,
     "dots": BOTH,
     "gemm": ALL,
+    "linear": BOTH,
     "lines": ALL,
     "pointwise": BOTH,
     "scatter": {"input gradient"},

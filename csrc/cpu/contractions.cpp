@@ -439,6 +439,10 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
 
 Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
           const Array& filter, const Array& output) {
+  Geometry flat = geometry;
+  Array whole = input, flat_filter = filter;
+  if (flatten(flat, whole, flat_filter))
+    return ways(dtype, flat, segments, whole, flat_filter, output);
   const Engine& engine = engine_of(dtype);
   std::string backward = engine.scatter.name;
   AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);

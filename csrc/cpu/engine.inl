@@ -37,6 +37,7 @@ namespace {
 #include "panels.inl"
 #include "pointwise.inl"
 #include "dots.inl"
+#include "linear.inl"
 #include "unreached.inl"
 #ifdef FULLCONV_MATRIX_UNIT
 #include "matrix_unit.inl"
@@ -94,8 +95,9 @@ constexpr Engine make_engine() {
           filter_way<Unreached<S>>("unreached"), filter_way<Winograd<S, 2>>("winograd"),
           filter_way<Winograd<S, 3>>("winograd"), filter_way<Winograd<S, 5>>("winograd"),
           filter_way<Depthwise<S>>("depthwise"), filter_way<Dots<S>>("dots"),
-          filter_way<Pointwise<S>>("pointwise"), filter_way<Direct<S>>("direct"),
-          filter_way<Lines<S>>("lines"), filter_way<Correlate<S>>("gemm")},
+          filter_way<Linear<S>>("linear"), filter_way<Pointwise<S>>("pointwise"),
+          filter_way<Direct<S>>("direct"), filter_way<Lines<S>>("lines"),
+          filter_way<Correlate<S>>("gemm")},
       filter_way<Scatter<S>, ScatterJob>("scatter"),
       {
 #ifdef FULLCONV_MATRIX_UNIT

@@ -112,7 +112,9 @@ struct Channels {
       products += 1.0 * job.h.positions * w->positions * job.depth * job.h.taps * w->taps;
     double pixels = 1.0 * all.count() * vectors(job) *
                     LineLayout(job.h, columns.map, 0, job.h.positions, 1).plane();
-    if (all.meets() == Meets::picked) products *= 1.4;  // by hand
+    if (all.meets() == Meets::picked) products *= 1.4;  // by hand, as are the next three
+    if (all.meets() != Meets::vector && (job.h.step > 1 || job.w.step > 1)) products *= 1.6;
+    if (all.elements()) products += 1000 * job.h.positions + 1700;
     pixels *= job.source.c == 1 ? 0.82 : 16;
     double storing = 2.2 * job.groups * job.rows;
     if (job.result.c == 1)  // a panel that fills no vector is stored by elements: 60, by hand

@@ -120,6 +120,7 @@ struct Correlate {
     }
     double vectors = job.h.positions * quotient_up(job.w.positions, lanes);
     double packing = job.w.step == 1 ? 33 * depth : 60 * depth + 25 * job.components * job.depth;
+    if (job.source.w != 1) packing = 200 * depth;  // element by element
     return job.groups * vectors * (depth * 1.6 * rows + packing + 46 * rows);
   }
 

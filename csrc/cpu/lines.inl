@@ -123,8 +123,9 @@ struct Lines {
     double all = job.h.taps * job.h.positions, together = rows_together(job);
     double left_out = all - terms_of(job.h);  // if each row had its own taps
     left_out -= left_out * least<double>(1, (together - 1) / job.h.taps);
-    double products = sources(job) * job.w.taps * vectors * (all - left_out) *
-                      (0.9 * rows + 1.2 + 4.0 * (panels(job) - 1));
+    double products =
+        sources(job) * job.w.taps * vectors * (all - left_out) *
+        ((vectors > 1 || together > 1 ? 0.9 : 1.1) * rows + 1.2 + 4.0 * (panels(job) - 1));
     double apart = job.source.w != 1 || job.w.step > 2 ? 2.1 : job.w.step == 2 ? 1.6 : 0;
     double blocks = quotient_up(job.h.positions, row_block(job));
     double height = layout.height + (blocks - 1) * (one.height - job.h.step);

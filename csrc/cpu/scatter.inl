@@ -72,7 +72,7 @@ struct Scatter {
     bool beside = job.result.w == 1 && job.w.step <= 2;  // stored by vectors
     bool far = job.result.w * sizeof(S) >= 512;          // pixels, of which few lines fit a cache
     double storing = result * (beside ? 21.0 / lanes : far ? 28 : 2.7);
-    return job.groups * (vectors * products + adding + storing) + 2000;
+    return job.groups * (vectors * products + adding + storing + 2000);
   }
 
   static int64_t pack_filter_tasks(const ScatterJob& job) {

@@ -48,9 +48,11 @@ void load_strip(const S* from, const View& strides, int64_t channels, const Axis
     edge(0, low);
     int64_t j = low, step = place.step_x * strides.w;
     if (strides.c != 1 && (step == 1 || step == 2)) {
-      auto load = step == 1 ? load_transposed<1, S, T> : load_transposed<2, S, T>;
-      load(row + place.x * strides.w + j * step, strides.c, channels, high - j, to + j * lanes,
-           lanes);
+      const S* first = row + place.x * strides.w + j * step;
+      if (step == 1)
+        load_transposed<1>(first, strides.c, channels, high - j, to + j * lanes, lanes);
+      else
+        load_transposed<2>(first, strides.c, channels, high - j, to + j * lanes, lanes);
       j = high;
     }
     for (; j < high; ++j)
@@ -66,9 +68,10 @@ void store_strip(const T* from, int64_t width, int64_t rows, int64_t columns, in
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   for (int64_t i = 0; i < rows; ++i, from += width * lanes, to += strides.h) {
-    if (strides.c != 1 && (strides.w == 1 || strides.w == 2)) {
-      auto store = strides.w == 1 ? store_transposed<1, S, T> : store_transposed<2, S, T>;
-      store(from, lanes, columns, channels, to, strides.c);
+    if (strides.c != 1 && strides.w == 1) {
+      store_transposed<1>(from, lanes, columns, channels, to, strides.c);
+    } else if (strides.c != 1 && strides.w == 2) {
+      store_transposed<2>(from, lanes, columns, channels, to, strides.c);
     } else {
       for (int64_t j = 0; j < columns; ++j) {
         const T* pixel = from + j * lanes;

@@ -120,7 +120,7 @@ inline void interpolate(const V* x, V* y) {
   for (int i = 0; i < M; ++i) {
     const V* part = i % 2 == 0 ? even : odd;
     y[i] = i == 0 ? x[0] + part[0] : T(a.at[i][1]) * part[0];
-    for (int j = 1; j < pairs; ++j) y[i] += i == 0 ? part[j] : T(a.at[i][2 * j + 1]) * part[j];
+    if constexpr (pairs > 1) y[i] += i == 0 ? part[1] : T(a.at[i][3]) * part[1];
   }
   y[M - 1] += x[N - 1];
 }
@@ -154,11 +154,13 @@ inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, in
 }
 
 // tile = Aᵀ · product · A + bias, of M x M vectors in lines of `width` ones; `next` as above.
-// Returns a number that is not 0 where one of them is a NaN or Inf.
+// Returns a number that is not 0 where one of them is a NaN or Inf. Never inlined: its caller would
+// leave it too few registers.
 template <int N, int M, class T>
-inline typename Vector<T>::type interpolate_tile(const T* product, int64_t plane, int64_t next,
-                                                 typename Vector<T>::type bias, T* tile,
-                                                 int64_t width) {
+__attribute__((noinline)) typename Vector<T>::type interpolate_tile(const T* product, int64_t plane,
+                                                                    int64_t next,
+                                                                    typename Vector<T>::type bias,
+                                                                    T* tile, int64_t width) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   V half[M][N], line[M], special = {};

@@ -133,8 +133,9 @@ template <int64_t SIZE, class S>
 inline void copy_few(const S* from, int64_t count, S* to) {
   if constexpr (SIZE > 0) {
     if (count < SIZE) return copy_few<SIZE / 2>(from, count, to);
+    uint64_t second = count - SIZE;  // of int64_t, GCC 12 warns that it might be less than 0
     __builtin_memcpy(to, from, SIZE * sizeof(S));
-    __builtin_memcpy(to + count - SIZE, from + count - SIZE, SIZE * sizeof(S));
+    __builtin_memcpy(to + second, from + second, SIZE * sizeof(S));
   }
 }
 

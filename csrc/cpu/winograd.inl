@@ -76,10 +76,13 @@ struct Winograd {
     if (all * phases * tiles >= terms_of(job.h) * terms_of(job.w)) return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     double inputs = 17 * all * depth, results = 17 * all * rows;
-    // Seconds are turned at some cost, columns further apart not at all.
+    // Seconds are turned at some cost, columns further apart not at all; of large steps a line of
+    // the tensor is met again in each phase.
     int64_t from = w.spacing(), to = w.dilation * job.w.position_step;
-    if (job.source.c != 1 && from > 1) inputs += (from > 2 ? 35 : 15) * m * m * depth;
-    if (job.result.c != 1 && to > 1) results += (to > 2 ? 17 : 8) * m * m * rows;
+    if (job.source.c != 1 && from > 1)
+      inputs += (job.w.step > 2 ? 136 : from > 2 ? 35 : 15) * m * m * depth;
+    if (job.result.c != 1 && to > 1)
+      results += (job.w.position_step > 2 ? 248 : to > 2 ? 17 : 8) * m * m * rows;
     if (R == 2) {  // whose strips are short for squares
       if (job.source.c != 1 && from == 1) inputs += 60 * depth;
       if (job.result.c != 1) results += 150;

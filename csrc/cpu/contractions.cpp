@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../views.h"
@@ -222,27 +223,28 @@ WeightJob part_of(WeightJob job, const AxisMap& h, const AxisMap& w, int64_t sca
 }
 
 // Calls f(way, job) for the jobs whose taps make up the filter: one for all, or one for each pair
-// of phases of a strided layer, where Winograd's filtering makes those cheaper.
+// of phases of a strided layer, where Winograd's filtering, from 2 x 2 taps on, makes those
+// cheaper.
 template <class F>
 void for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f) {
   const Engine& engine = engine_of(dtype);
   WeightJob whole = job;
   auto [way, cost] = choose(engine, whole);
-  if (geometry.h.stride * geometry.w.stride == 1) return f(*way, whole);
+  if (geometry.h.stride == 1 && geometry.w.stride == 1) return f(*way, whole);
   std::vector<AxisTable> h = AxisTable::forward_phases(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_phases(geometry.w);
-  auto for_parts = [&](const auto& f) {
-    for (const AxisTable& rows : h)
-      for (const AxisTable& columns : w) {
-        WeightJob part = part_of(job, rows.map(), columns.map(), scalar_size(dtype));
-        Choice<WeightWay> choice = choose(engine, part);
-        f(choice, part);
-      }
-  };
+  if (h.size() * w.size() < 2 || h[0].map().taps < 2 || w[0].map().taps < 2) return f(*way, whole);
+  std::vector<std::pair<const WeightWay*, WeightJob>> parts;
   double apart = 0;
-  for_parts([&](const Choice<WeightWay>& choice, const WeightJob&) { apart += choice.cost; });
+  for (const AxisTable& rows : h)
+    for (const AxisTable& columns : w) {
+      WeightJob part = part_of(job, rows.map(), columns.map(), scalar_size(dtype));
+      Choice<WeightWay> choice = choose(engine, part);
+      apart += choice.cost;
+      parts.emplace_back(choice.way, part);
+    }
   if (apart >= cost) return f(*way, whole);
-  for_parts([&](const Choice<WeightWay>& choice, const WeightJob& part) { f(*choice.way, part); });
+  for (const auto& [part_way, part] : parts) f(*part_way, part);
 }
 
 void contract(const WeightWay& way, WeightJob job) {

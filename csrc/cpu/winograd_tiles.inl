@@ -58,7 +58,7 @@ inline bool falls_into_taps(const AxisMap& axis) {
   int64_t apart = axis.offset[1] - axis.offset[0];
   for (int64_t r = 2; r < axis.taps; ++r)
     if (axis.offset[r] - axis.offset[r - 1] != apart) return false;
-  return axis.taps == R * TiledAxis(axis, 1).tap_phases;
+  return axis.taps % R == 0 && axis.taps / R == TiledAxis(axis, 1).tap_phases;
 }
 
 // Tiles side by side: of which sample, their first row and column, how many, and the index of the

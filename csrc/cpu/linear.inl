@@ -19,7 +19,7 @@ struct Linear {
   static constexpr int64_t kDotRows = 64, kRow = 256;  // rows of a task, along channels or not
   static constexpr int64_t kDotDepth = 8192 / sizeof(T), kDepth = 64;  // channels of a chunk
   static constexpr int64_t kSide =
-      FULLCONV_VECTOR_BYTES == 64 ? 4 : 2;  // filters of a square, by 4
+      FULLCONV_VECTOR_BYTES == 64 ? 4 : 2;  // filters, by 4 samples, of some squares of sums
 
   static double cost(const CorrelateJob& job) {
     bool one = job.h.positions == 1 && job.w.positions == 1 && is_plain(job.h) && is_plain(job.w);
@@ -125,7 +125,7 @@ struct Linear {
     }
   }
 
-  // A filter's rows, where they lie: `next` are asked for.
+  // A filter's rows, where they lie; those of the next panel are asked for.
   struct FilterLines {
     static constexpr int64_t step = lanes, sum_step = lanes;
     const S* data;

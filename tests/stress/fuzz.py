@@ -184,7 +184,7 @@ def check_convolution(
         for way in found.split("+")
     )
     g, oracle = case.geometry, Oracle(case)
-    minimal = ALGORITHMS[g.algorithm] == "winograd" and not dtype.is_complex
+    minimal = ALGORITHMS[g.algorithm] != "direct" and not dtype.is_complex
     inexact = {"correlate", "full_convolve", "correlate_weight"} if minimal else set()
     wide = C128 if dtype.is_complex else F64
     X, A, O, U, V, B = (w.to(wide) for w in (x, f, o, u, v, bias))  # noqa: E741

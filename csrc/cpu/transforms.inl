@@ -6,7 +6,7 @@
 // (Toom-Cook, transposed; S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and
 // S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016). Of 6 points 0, ±5/8, ±3/2, ∞
 // round less than half as much as the usual 0, ±1, ±2, ∞, and are exact in binary; 4 points, for 2
-// taps, are 0, ±1, ∞, which round no more than direct sums (6 would round three times as much). In
+// taps, are 0, ±1, ∞, which round about as direct sums do (6 would round three times as much). In
 // two dimensions each transform is applied to columns, then to rows.
 
 template <int N>

@@ -170,6 +170,20 @@ def grads(outputs: Any, inputs: Any, given: Any, **options: Any) -> tuple[Tensor
     return torch.autograd.grad(outputs, inputs, given, **options)
 
 
+def minimal(case: Case) -> set[str]:
+    """The operations that minimal filtering may take, where all others are exact.
+
+    It needs 2, 3 or 5 taps in a phase of the stride, as many rows as columns; forward, in each.
+    """
+    g, (rows, columns) = case.geometry, case.filter[-2:]
+    axes = (rows, g.stride_h, g.dilation_h), (columns, g.stride_w, g.dilation_w)
+    h, w = (set(Counter(r * step % s for r in range(n)).values()) for n, s, step in axes)
+    if ALGORITHMS[g.algorithm] == "direct" or not h & w & {2, 3, 5}:
+        return set()
+    gradients = {"full_convolve", "correlate_weight"}
+    return gradients | {"correlate"} if len(h | w) == 1 else gradients
+
+
 def check_convolution(
     tally: Tally, case: Case, dtype: torch.dtype, layout: list[Place], number: int
 ) -> None:
@@ -184,8 +198,7 @@ def check_convolution(
         for way in found.split("+")
     )
     g, oracle = case.geometry, Oracle(case)
-    minimal = ALGORITHMS[g.algorithm] != "direct" and not dtype.is_complex
-    inexact = {"correlate", "full_convolve", "correlate_weight"} if minimal else set()
+    inexact = set() if dtype.is_complex else minimal(case)
     wide = C128 if dtype.is_complex else F64
     X, A, O, U, V, B = (w.to(wide) for w in (x, f, o, u, v, bias))  # noqa: E741
     exact = {

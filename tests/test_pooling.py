@@ -176,6 +176,30 @@ def test_max_pool2d_is_stocks_to_the_bit(layer, layout, dtype, seed):
     assert torch.equal(found, expected.view(shape).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=ident)
+@pytest.mark.parametrize("size", [(61, 45), (300, 7), (5, 1200), (4, 5000)], ids=str)
+def test_large_planes_are_cut_anywhere(dtype, size):
+    """Into bands of rows, down to one, whose windows reach into the next."""
+    x = special((3, 11, *size), dtype)
+    for layer in ((3, 2, 1), (2, 1, 1), ((3, 2), (1, 2), (1, 0), (2, 1), True)):
+        stock = F.max_pool2d(on_cpu(x), *layer, return_indices=True)
+        ours = functional.max_pool2d(x, *layer, return_indices=True)
+        assert_same_bits(tuple(map(on_cpu, ours)), stock)
+        assert_same_bits(on_cpu(functional.max_pool2d(x, *layer)), stock[0])
+    x = integers((3, 11, *size), F32).to(dtype)
+    for layer in ((2, 2), (4, 2, 1), (4, 2, 1, True, False)):
+        stock = F.avg_pool2d(on_cpu(x), *layer)
+        torch.testing.assert_close(on_cpu(functional.avg_pool2d(x, *layer)), stock, rtol=0, atol=0)
+        if layer[-1] is False:
+            continue  # whose gradients are rounded before they are added
+        found, g = [], integers(stock.shape, F32).to(dtype)
+        for module, device in ((functional, DEVICE), (F, "cpu")):
+            leaf = x.detach().to(device).requires_grad_()
+            y = module.avg_pool2d(leaf, *layer)
+            found.append(torch.autograd.grad(y, leaf, g.to(device))[0].cpu())
+        torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("size", "padding", "dilation"),
     [((17, 1), (0, 1), (1, 2)), ((9, 3), (0, 1), (2, 4)), ((1, 5), (1, 0), (2, 1)), ((1, 1), 1, 2)],
@@ -424,8 +448,6 @@ def test_modules_are_drop_in(name, arguments, keywords):
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
 @pytest.mark.parametrize("dtype", FLOATS, ids=ident)
 def test_any_threads_and_any_batch_give_the_same_bits(dtype, place, threads):
-    x = place(image(6, 33, 40, 37).to(dtype))
-
     def run(x: Tensor) -> list[Tensor]:
         found = []
         for f in LAYERS.values():
@@ -435,14 +457,16 @@ def test_any_threads_and_any_batch_give_the_same_bits(dtype, place, threads):
             found += [y.detach(), torch.autograd.grad(y, leaf, g)[0]]
         return found
 
-    torch.set_num_threads(1)
-    expected = run(x)
-    for count in (2, 5):
-        torch.set_num_threads(count)
-        for a, b in zip(run(x), expected, strict=True):
-            assert torch.equal(a, b)
-    for a, b in zip(run(x[4:5]), expected, strict=True):
-        assert torch.equal(a, b[4:5])
+    for channels in (33, 5):
+        x = place(image(6, channels, 40, 37).to(dtype))
+        torch.set_num_threads(1)
+        expected = run(x)
+        for count in (2, 5):
+            torch.set_num_threads(count)
+            for a, b in zip(run(x), expected, strict=True):
+                assert torch.equal(a, b)
+        for a, b in zip(run(x[4:5]), expected, strict=True):
+            assert torch.equal(a, b[4:5])
 
 
 def test_empty_batches_and_indices_only_where_they_are_wanted():

@@ -45,20 +45,24 @@ void store_sums(const WeightJob& job, const WeightPlace& place, int64_t pitch, c
   S* to = static_cast<S*>(job.result) + place.segment * job.segment +
           place.group * job.filters * job.k + place.channel * job.c;
   int64_t taps = job.h.taps * job.w.taps;
-  bool by_channel = job.c == 1;  // else the taps of all channels may be neighbours
+  // Whether they are one line of memory: in the order of the sums, or tap by tap of each channel.
+  bool as_sums =
+      job.c == 1 && job.s == pitch && job.r == job.w.taps * pitch && pitch == place.channels;
   bool by_tap = job.s == 1 && job.r == job.w.taps && job.c == taps;
   for (int64_t panel = place.panel; panel < place.panel + place.panels; ++panel) {
     int64_t columns = least(kColumns<T>, job.filters - panel * kColumns<T>);
     S* first = to + panel * kColumns<T> * job.k;
-    if (by_tap) {
+    if (as_sums) {
+      auto from = [&](int64_t i) { return sums + i * kColumns<T>; };
+      store_lines(columns, taps * pitch, from, first, job.k, 1);
+    } else if (by_tap) {
       auto from = [&](int64_t i) { return sums + (i % taps * pitch + i / taps) * kColumns<T>; };
       store_lines(columns, taps * place.channels, from, first, job.k, 1);
     }
-    for (int64_t tap = 0; tap < taps && !by_tap; ++tap) {
+    for (int64_t tap = 0; tap < taps && !as_sums && !by_tap; ++tap) {
       auto from = [&](int64_t c) { return sums + (tap * pitch + c) * kColumns<T>; };
       store_lines(columns, place.channels, from,
-                  first + tap / job.w.taps * job.r + tap % job.w.taps * job.s, job.k,
-                  by_channel ? 1 : job.c);
+                  first + tap / job.w.taps * job.r + tap % job.w.taps * job.s, job.k, job.c);
     }
     sums += taps * pitch * kColumns<T>;
   }

@@ -2,8 +2,8 @@
 // is copied; the last vector of a pixel overlaps the one before. max_scatter gathers too: a pixel
 // adds the gradients of those windows over it whose indices name it, if these are few.
 //
-// What the next window brings is fetched while one is reduced: by its rows the processor cannot see
-// where the next ones lie.
+// What the next window brings is fetched while one is reduced: a window's rows are too short for
+// the processor to foresee where the next ones lie.
 
 template <class S, Pooling POOLING>
 struct PoolChannels {

@@ -16,6 +16,8 @@ struct PoolChannels {
   // Indices take registers of their own, so that fewer vectors of a pixel are reduced at once.
   static constexpr bool kIndexed =
       POOLING == Pooling::max_indices || POOLING == Pooling::max_scatter;
+  // The averages' adjoint meets a smaller tensor, most of it in the pixel before.
+  static constexpr bool kFetches = POOLING != Pooling::average_adjoint;
   // Windows a pixel, up to which max_scatter gains here: pool_scatter.inl meets each element once.
   static constexpr int64_t kCovering = 9;
 
@@ -77,7 +79,7 @@ struct PoolChannels {
         // The last vector may overlap the one before.
         const int64_t last = least((VECTORS - 1) * lanes, job.channels - lanes - c);
         auto lane = [&](int64_t v) { return c + (v == VECTORS - 1 ? last : v * lanes); };
-        if (x + 1 < job.w.positions)
+        if (kFetches && x + 1 < job.w.positions)
           for (int64_t i = row; i < end_row; i += job.h.step)
             for (int64_t j = most(end_column, job.w.first[x + 1]); j < job.w.end[x + 1];
                  j += job.w.step)

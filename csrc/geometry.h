@@ -37,6 +37,7 @@ struct Axis {
   int64_t kernel;  // of the filter: R or S
   int64_t stride, pad_before, pad_after, dilation;
   Padding padding;
+  int64_t planes = 1;  // inputs of this size, one behind the other, each with a kernel of its own
 
   // P or Q. With a kernel beyond the padded input this is 0 or less.
   int64_t outputs() const {
@@ -150,7 +151,8 @@ class AxisTable {
  public:
   static AxisTable forward(const Axis& axis) {
     AxisTable table = forward_without_taps(axis);
-    for (int64_t r = 0; r < axis.kernel; ++r) table.add_forward_tap(axis, r);
+    for (int64_t plane = 0; plane < axis.planes; ++plane)
+      for (int64_t r = 0; r < axis.kernel; ++r) table.add_forward_tap(axis, r, plane);
     table.find_inner();
     return table;
   }
@@ -224,7 +226,7 @@ class AxisTable {
   AxisTable(int64_t limit, Padding padding) : limit_(limit), padding_(padding) {}
 
   static AxisTable forward_without_taps(const Axis& axis) {
-    AxisTable table(axis.size, axis.padding);
+    AxisTable table(axis.planes * axis.size, axis.padding);
     table.step_ = axis.stride;
     for (int64_t i = 0, count = axis.outputs(); i < count; ++i) {
       table.position_.push_back(i);
@@ -232,9 +234,9 @@ class AxisTable {
     }
     return table;
   }
-  void add_forward_tap(const Axis& axis, int64_t r) {
-    tap_.push_back(r);
-    offset_.push_back(r * axis.dilation - axis.pad_before);
+  void add_forward_tap(const Axis& axis, int64_t r, int64_t plane = 0) {
+    tap_.push_back(plane * axis.kernel + r);
+    offset_.push_back(plane * axis.size + r * axis.dilation - axis.pad_before);
   }
 
   int64_t position_step() const {

@@ -63,4 +63,38 @@ inline bool flatten(Geometry& geometry, Array& input, Array& filter) {
     axis->size = axis->kernel = axis->stride = 1, axis->padding = Padding::zeros;
   return true;
 }
+
+// The columns of a strided filter as channels, where they meet no padding: in channels_last of
+// patches with the channels of a pixel, in NCHW alone, if there are more of them than channels. The
+// rows of all planes are one axis then, on which each has the kernel's rows.
+inline bool columns_as_channels(Geometry& geometry, Array& input, Array& filter) {
+  Axis &h = geometry.h, &w = geometry.w;
+  if (geometry.groups > 1 || input.size[1] == 0 || w.kernel == 1 || w.stride == 1 ||
+      w.dilation > 1 || w.pad_before != 0 || w.pad_after != 0)
+    return false;
+  int64_t c = input.size[1];
+  auto lie = [&](int64_t channel_of_input, int64_t channel_of_filter, int64_t column) {
+    return input.stride[3] == column && filter.stride[3] == column &&
+           (c == 1 ||
+            (input.stride[1] == channel_of_input && filter.stride[1] == channel_of_filter));
+  };
+  bool channels_last = c > 1 && w.stride >= w.kernel && lie(1, 1, c);
+  bool planes = c < w.kernel && h.pad_before == 0 && h.pad_after == 0 &&
+                lie(h.size * input.stride[2], h.kernel * filter.stride[2], 1);
+  if (!channels_last && !planes) return false;
+  int64_t columns = w.outputs(), channels = channels_last ? c : 1;
+  if (!channels_last) {
+    h.planes = c;
+    filter.size[2] *= c;
+  }
+  for (Array* array : {&input, &filter}) {
+    array->size[1] = channels * w.kernel;
+    array->stride[1] = 1;
+  }
+  input.size[3] = columns, input.stride[3] = w.stride * channels;
+  filter.size[3] = 1, filter.stride[3] = channels * w.kernel;
+  w = {columns, 1, 1, 0, 0, 1, Padding::zeros};
+  return true;
+}
+
 }  // namespace fullconv

@@ -97,9 +97,21 @@ LINES = {
         *((2, 8, 48, 1), (1, 9, 49, 1), (1, 3, 64, 1), (2, 2, 65, 1), (1, 1, 97, 3), (1, 2, 8, 1)),
     )
 }
+# Where a filter's columns may be channels: those of patches, in some with padded rows, of windows
+# that overlap or lie apart, and of a single channel. The last columns may meet nothing.
+PATCHES = {
+    "patches": case((2, 3, 17, 23), (33, 3, 4, 5), (4, 5)),
+    "patches_padded": case((2, 5, 9, 12), (18, 5, 3, 3), (3, 3), (2, 1, 0, 0)),
+    "patches_overlap": case((1, 3, 21, 19), (17, 3, 7, 5), (2, 2)),
+    "patches_apart": case((2, 4, 11, 16), (9, 4, 2, 2), (3, 4), dilation=(2, 1)),
+    "patches_of_one": case((1, 1, 16, 16), (24, 1, 8, 8), (8, 8)),
+    "patches_mirrored": case((2, 2, 16, 32), (16, 2, 8, 16), (8, 16), mode="reflect"),
+    "patches_segments": case((4, 2, 8, 6), (2, 4, 2, 2, 2), (2, 2)),
+}
 EDGES = {
     **TILES,
     **LINES,
+    **PATCHES,
     "post": case((1, 1, 3, 3), (1, 1, 2, 2)),
     "one_element": case((1, 1, 1, 1), (1, 1, 1, 1)),
     "rest_rows": case((2, 3, 8, 9), (4, 3, 3, 3), (3, 2), (1, 1, 0, 1)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import BF16, EDGES, F32, F64, case, operands
+from cases import BF16, EDGES, F32, F64, PATCHES, case, operands
 from layouts import LAYOUTS, channels_last
 from test_instruction_sets import check_exact, edges, run, saved, sweep  # noqa: F401, a fixture
 from test_reproducible import SPECIAL_LAYERS
@@ -66,7 +66,8 @@ def check(way: str, path: str) -> None:
     assert taken(way, dtypes[0]) == WAYS[way]
     edges(path, dtypes[:1])
     sweep(dtypes)
-    for layer, dtype, place in product(UNPADDED, dtypes, LAYOUTS):  # views may be read in place
+    in_place = (*UNPADDED, *PATCHES.values())  # views of these may be read where they lie
+    for layer, dtype, place in product(in_place, dtypes, LAYOUTS):
         check_exact(layer, dtype, (place, place, place), 0)
     for dtype, place in product(dtypes, (torch.Tensor.contiguous, channels_last)):
         for layer in (FAR, *NARROW, *DEPTHWISE):

@@ -222,29 +222,34 @@ WeightJob part_of(WeightJob job, const AxisMap& h, const AxisMap& w, int64_t sca
   return job;
 }
 
-// Calls f(way, job) for the jobs whose taps make up the filter: one for all, or one for each pair
-// of phases of a strided layer, where Winograd's filtering, from 2 x 2 taps on, makes those
-// cheaper.
+// Calls f(way, job) for the jobs whose taps make up the filter, and returns what they cost: one for
+// all, or one for each pair of phases of a strided layer, where Winograd's filtering, from 2 x 2
+// taps on, makes those cheaper.
 template <class F>
-void for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f) {
+double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f) {
   const Engine& engine = engine_of(dtype);
   WeightJob whole = job;
-  auto [way, cost] = choose(engine, whole);
-  if (geometry.h.stride == 1 && geometry.w.stride == 1) return f(*way, whole);
+  auto choice = choose(engine, whole);
+  auto by_one = [&] {
+    f(*choice.way, whole);
+    return choice.cost;
+  };
+  if (geometry.h.stride == 1 && geometry.w.stride == 1) return by_one();
   std::vector<AxisTable> h = AxisTable::forward_phases(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_phases(geometry.w);
-  if (h.size() * w.size() < 2 || h[0].map().taps < 2 || w[0].map().taps < 2) return f(*way, whole);
+  if (h.size() * w.size() < 2 || h[0].map().taps < 2 || w[0].map().taps < 2) return by_one();
   std::vector<std::pair<const WeightWay*, WeightJob>> parts;
   double apart = 0;
   for (const AxisTable& rows : h)
     for (const AxisTable& columns : w) {
       WeightJob part = part_of(job, rows.map(), columns.map(), scalar_size(dtype));
-      Choice<WeightWay> choice = choose(engine, part);
-      apart += choice.cost;
-      parts.emplace_back(choice.way, part);
+      Choice<WeightWay> some = choose(engine, part);
+      apart += some.cost;
+      parts.emplace_back(some.way, part);
     }
-  if (apart >= cost) return f(*way, whole);
+  if (apart >= choice.cost) return by_one();
   for (const auto& [part_way, part] : parts) f(*part_way, part);
+  return apart;
 }
 
 void contract(const WeightWay& way, WeightJob job) {
@@ -359,13 +364,18 @@ ScatterJob make_scatter_job(const CorrelateJob& like, const AxisMap& h, const Ax
           w};
 }
 
-// Whether full_convolve's gather form is cheaper than its scatter form.
-bool gathers(const Engine& engine, const Geometry& geometry, const CorrelateJob& job,
-             const std::vector<AxisTable>& h, const std::vector<AxisTable>& w) {
-  if (job.algorithm == Algorithm::winograd) return true;
+// What full_convolve's two forms cost.
+struct Forms {
+  double gather, scatter;
+  bool gathers() const { return gather <= scatter; }
+};
+
+Forms forms_of(const Engine& engine, const Geometry& geometry, const CorrelateJob& job,
+               const std::vector<AxisTable>& h, const std::vector<AxisTable>& w) {
   AxisTable rows = AxisTable::forward(geometry.h), columns = AxisTable::forward(geometry.w);
   double scatter = cost_of(engine.scatter, make_scatter_job(job, rows.map(), columns.map()));
-  return for_jobs(engine, job, h, w, [](auto&&...) {}) <= scatter;
+  if (job.algorithm == Algorithm::winograd) scatter = kNever;
+  return {for_jobs(engine, job, h, w, [](auto&&...) {}), scatter};
 }
 
 void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
@@ -380,49 +390,92 @@ void scatter(Dtype dtype, const Geometry& geometry, int64_t segments, const Arra
   pack_and_run(way, job, filter, work);
 }
 
+// A layer as one of the contractions sees it.
+struct Layer {
+  Geometry geometry;
+  Array input, filter;
+};
+
+// As given, as a 1x1 layer, or with the filter's columns as channels where that costs no more.
+template <class Cost>
+Layer seen(const Layer& given, const Cost& cost) {
+  Layer other = given;
+  if (flatten(other.geometry, other.input, other.filter)) return other;
+  if (!columns_as_channels(other.geometry, other.input, other.filter)) return given;
+  return cost(other) <= cost(given) ? other : given;
+}
+
+Layer seen_by_correlate(Dtype dtype, int64_t segments, const Layer& given, const Array& output) {
+  return seen(given, [&](const Layer& layer) {
+    return for_jobs(engine_of(dtype),
+                    make_job(dtype, layer.geometry, segments, layer.input, nullptr, output),
+                    {AxisTable::forward(layer.geometry.h)}, {AxisTable::forward(layer.geometry.w)},
+                    [](auto&&...) {});
+  });
+}
+
+// Its result is the input, all of whose columns must be channels, each of one position.
+Layer seen_by_full_convolve(Dtype dtype, int64_t segments, const Layer& given, const Array& grad) {
+  const Axis& w = given.geometry.w;
+  bool tiled = w.stride == w.kernel && w.outputs() * w.kernel == w.size;
+  return seen(given, [&](const Layer& layer) {
+    const Geometry& geometry = layer.geometry;
+    bool other = geometry.w.kernel != w.kernel;
+    if (other && !(tiled && channels_last(given.input) && geometry.h.padding == Padding::zeros))
+      return kNever;
+    CorrelateJob job = make_job(dtype, geometry, segments, grad, nullptr, layer.input);
+    Forms forms = forms_of(engine_of(dtype), geometry, job, AxisTable::adjoint(geometry.h),
+                           AxisTable::adjoint(geometry.w));
+    return std::min(forms.gather, forms.scatter);
+  });
+}
+
+Layer seen_by_correlate_weight(Dtype dtype, int64_t segments, const Layer& given,
+                               const Array& grad) {
+  return seen(given, [&](const Layer& layer) {
+    AxisTable h = AxisTable::forward(layer.geometry.h), w = AxisTable::forward(layer.geometry.w);
+    WeightJob job =
+        make_job(dtype, layer.geometry, segments, layer.input, grad, layer.filter, h, w);
+    return for_jobs(dtype, layer.geometry, job, [](auto&&...) {});
+  });
+}
+
 }  // namespace
 
 void correlate(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                const Array& filter, const Array* bias, const Array& result) {
-  Geometry flat = geometry;
-  Array whole = input, flat_filter = filter;
-  if (flatten(flat, whole, flat_filter))
-    return correlate(dtype, flat, segments, whole, flat_filter, bias, result);
-  FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
-  run(dtype, make_job(dtype, geometry, segments, input, bias, result), rows,
-      {AxisTable::forward(geometry.h)}, {AxisTable::forward(geometry.w)});
+  Layer layer = seen_by_correlate(dtype, segments, {geometry, input, filter}, result);
+  FilterView rows = view_filter(layer.filter, components_of(dtype), geometry.groups);
+  run(dtype, make_job(dtype, layer.geometry, segments, layer.input, bias, result), rows,
+      {AxisTable::forward(layer.geometry.h)}, {AxisTable::forward(layer.geometry.w)});
 }
 
-void full_convolve(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& grad,
+void full_convolve(Dtype dtype, const Geometry& given, int64_t segments, const Array& grad,
                    const Array& filter, const Array* bias, const Array& result) {
-  Geometry flat = geometry;
-  Array whole = result, flat_filter = filter;
-  if (!bias && flatten(flat, whole, flat_filter))
-    return full_convolve(dtype, flat, segments, grad, flat_filter, bias, whole);
-  FilterView rows = view_filter(filter, components_of(dtype), geometry.groups);
+  Layer layer{given, result, filter};
+  if (!bias) layer = seen_by_full_convolve(dtype, segments, layer, grad);
+  const Geometry& geometry = layer.geometry;
+  FilterView rows = view_filter(layer.filter, components_of(dtype), geometry.groups);
   std::swap(rows.row, rows.depth);
-  CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, result);
+  CorrelateJob job = make_job(dtype, geometry, segments, grad, bias, layer.input);
   // Mirrored padding has the scatter form alone.
   if (geometry.h.padding != Padding::zeros)
-    return scatter(dtype, geometry, segments, grad, rows, bias, result);
+    return scatter(dtype, geometry, segments, grad, rows, bias, layer.input);
   std::vector<AxisTable> h = AxisTable::adjoint(geometry.h), w = AxisTable::adjoint(geometry.w);
   // The gather form multiplies a NaN or Inf in the filter with the zeros around the gradient too.
-  if (!gathers(engine_of(dtype), geometry, job, h, w) || run(dtype, job, rows, h, w))
-    scatter(dtype, geometry, segments, grad, rows, bias, result);
+  if (!forms_of(engine_of(dtype), geometry, job, h, w).gathers() || run(dtype, job, rows, h, w))
+    scatter(dtype, geometry, segments, grad, rows, bias, layer.input);
 }
 
 void correlate_weight(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
                       const Array& grad, const Array& filter) {
-  Geometry flat = geometry;
-  Array whole = input, flat_filter = filter;
-  if (flatten(flat, whole, flat_filter))
-    return correlate_weight(dtype, flat, segments, whole, grad, flat_filter);
-  AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
-  WeightJob job = make_job(dtype, geometry, segments, input, grad, filter, h, w);
+  Layer layer = seen_by_correlate_weight(dtype, segments, {geometry, input, filter}, grad);
+  AxisTable h = AxisTable::forward(layer.geometry.h), w = AxisTable::forward(layer.geometry.w);
+  WeightJob job = make_job(dtype, layer.geometry, segments, layer.input, grad, layer.filter, h, w);
   auto spread = std::make_unique<bool[]>(segments);
   job.spread = spread.get();
   auto contract_all = [&](const WeightJob& all) {
-    for_jobs(dtype, geometry, all, [](auto&&... part) { contract(part...); });
+    for_jobs(dtype, layer.geometry, all, [](auto&&... part) { contract(part...); });
   };
   contract_all(job);
   for (int64_t segment = 0; segment < segments; ++segment)
@@ -441,23 +494,27 @@ void channel_sum(Dtype dtype, const Array& grad, void* result) {
 
 Ways ways(Dtype dtype, const Geometry& geometry, int64_t segments, const Array& input,
           const Array& filter, const Array& output) {
-  Geometry flat = geometry;
-  Array whole = input, flat_filter = filter;
-  if (flatten(flat, whole, flat_filter))
-    return ways(dtype, flat, segments, whole, flat_filter, output);
   const Engine& engine = engine_of(dtype);
-  std::string backward = engine.scatter.name;
-  AxisTable h = AxisTable::forward(geometry.h), w = AxisTable::forward(geometry.w);
-  CorrelateJob adjoint = make_job(dtype, geometry, segments, output, nullptr, input);
-  if (geometry.h.padding == Padding::zeros) {
-    std::vector<AxisTable> rows = AxisTable::adjoint(geometry.h);
-    std::vector<AxisTable> columns = AxisTable::adjoint(geometry.w);
-    if (gathers(engine, geometry, adjoint, rows, columns))
-      backward = names(engine, adjoint, rows, columns);
+  Layer given{geometry, input, filter};
+  Layer forward = seen_by_correlate(dtype, segments, given, output);
+  CorrelateJob job = make_job(dtype, forward.geometry, segments, forward.input, nullptr, output);
+  Layer backward = seen_by_full_convolve(dtype, segments, given, output);
+  CorrelateJob adjoint =
+      make_job(dtype, backward.geometry, segments, output, nullptr, backward.input);
+  std::string names_of_adjoint = engine.scatter.name;
+  if (backward.geometry.h.padding == Padding::zeros) {
+    std::vector<AxisTable> rows = AxisTable::adjoint(backward.geometry.h);
+    std::vector<AxisTable> columns = AxisTable::adjoint(backward.geometry.w);
+    if (forms_of(engine, backward.geometry, adjoint, rows, columns).gathers())
+      names_of_adjoint = names(engine, adjoint, rows, columns);
   }
-  WeightJob weights = make_job(dtype, geometry, segments, input, output, filter, h, w);
-  return {names(engine, make_job(dtype, geometry, segments, input, nullptr, output), {h}, {w}),
-          backward, names(dtype, geometry, weights)};
+  Layer weight = seen_by_correlate_weight(dtype, segments, given, output);
+  AxisTable h = AxisTable::forward(weight.geometry.h), w = AxisTable::forward(weight.geometry.w);
+  WeightJob weights =
+      make_job(dtype, weight.geometry, segments, weight.input, output, weight.filter, h, w);
+  return {names(engine, job, {AxisTable::forward(forward.geometry.h)},
+                {AxisTable::forward(forward.geometry.w)}),
+          names_of_adjoint, names(dtype, weight.geometry, weights)};
 }
 
 }  // namespace fullconv::cpu

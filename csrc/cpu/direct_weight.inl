@@ -15,6 +15,7 @@
 
 constexpr int64_t kWeightRows = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kWeightBytes = 5 << 16;  // of sums, which stay in the L2
+constexpr int64_t kWeightPanel = 1 << 19;  // of a panel's, so that the input needs no copy
 constexpr int64_t kWeightChain = 128;      // positions added one after the other, about
 constexpr int64_t kWeightPart = 512;       // positions of a part, at least
 constexpr int64_t kWeightSkip = 16;        // products that cost as much as to look at a gradient
@@ -89,27 +90,31 @@ struct DirectWeightBlocks {
   explicit DirectWeightBlocks(const WeightJob& job)
       : taps(job.h.taps * job.w.taps), rows(job.h.positions / kNumbers<E> * kNumbers<E>) {
     constexpr int64_t lanes = Vector<T>::lanes;
+    bool in_place = kNumbers<E> == 1 && is_block<S, E>(job.input, job.channels, job.h, job.w);
+    int64_t line = taps * kColumns<T> * sizeof(T);  // of sums
     int64_t wanted = least<int64_t>(256, round_up(quotient_up(kWeightRows, taps), lanes));
+    if (in_place && job.channels * line <= kWeightPanel) wanted = most(wanted, job.channels);
     // Where taps reach far fewer, so that there is room for the rows of a chain.
     chain = quotient_up(kWeightChain, job.w.positions);
-    int64_t chained = block(job, least(rows, chain * kNumbers<E>)).positions() * sizeof(E);
-    while (wanted > lanes && chained * least(wanted, job.channels) > kDirectBytes)
+    int64_t chained = block_size(job, least(rows, chain * kNumbers<E>)) * sizeof(E);
+    while (!in_place && wanted > lanes && chained * least(wanted, job.channels) > kDirectBytes)
       wanted = round_up(wanted / 2, lanes);
     channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
     if (channel_block < job.channels) channel_block = round_up(channel_block, lanes);
+    lies_as_block = in_place && channel_block == job.channels;
     panels = quotient_up(job.filters, kColumns<T>);
-    int64_t sums = channel_block * taps * kColumns<T> * sizeof(T);
+    int64_t sums = channel_block * line;
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
+    if (lies_as_block)  // nothing is copied for a task more
+      while (panel_block > 1 && job.groups * quotient_up(panels, panel_block) < 16) --panel_block;
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));
-    lies_as_block = kNumbers<E> == 1 && channel_block == job.channels &&
-                    is_block<S, E>(job.input, job.channels, job.h, job.w);
     // Without a halo to copy again it pays that gradients and the block asked for fit the L2 too.
     auto bytes = [&](int64_t some) {
       int64_t grads = lies_as_block ? some * job.w.positions * panel_block * kColumns<T> : 0;
-      return (block(job, some).positions() * channel_block + grads) * sizeof(E);
+      return (block_size(job, some) * channel_block + grads) * sizeof(E);
     };
-    while (row_block > kNumbers<E> &&
+    while (row_block > (lies_as_block ? least(rows, chain) : kNumbers<E>) &&
            bytes(row_block) > (lies_as_block ? kDirectBytes / 2 : kDirectBytes))
       row_block -= kNumbers<E>;
     if (rows > 0)
@@ -118,6 +123,11 @@ struct DirectWeightBlocks {
   // A block of `count` rows; each of its own stands for a pair's second row too.
   static PaddedBlock block(const WeightJob& job, int64_t count) {
     return PaddedBlock(job.h, job.w, most<int64_t>(1, count - kNumbers<E> + 1));
+  }
+  // Positions of its rows that taps meet: where these are far apart, few.
+  int64_t block_size(const WeightJob& job, int64_t count) const {
+    PaddedBlock block = DirectWeightBlocks::block(job, count);
+    return area(least(block.height, job.h.taps * count), block.width);
   }
   int64_t row_blocks(const WeightJob& job) const {
     return quotient_up(rows, row_block) + (job.h.positions - rows);
@@ -154,14 +164,19 @@ struct DirectWeight {
       return kNever;
     double vectors = quotient_up(job.filters, lanes), rows = elements<E>(job.h.positions);
     double products = terms_of(job.h) * terms_of(job.w) * job.channels / kNumbers<E>;
-    double loads =
-        rows * job.w.positions * job.h.taps * quotient_up(job.w.taps * job.channels, kRows);
+    bool beside = job.w.offset[job.w.taps - 1] - job.w.offset[0] == job.w.taps - 1;
+    double tiles = beside ? quotient_up(job.w.taps * job.channels, kRows)
+                          : job.w.taps * quotient_up(job.channels, kRows);
+    double loads = rows * job.w.positions * job.h.taps * tiles;
     double chains =
         quotient_up(elements<E>(job.h.positions), quotient_up(kWeightChain, job.w.positions));
     double sums = chains * taps * job.channels;
     PaddedBlock block(job.h, job.w, job.h.positions);
     double filling = job.input.c == 1 ? 2.5 * quotient_up(job.channels, lanes) : 1.3 * job.channels;
-    filling = block.positions() * filling + 100 * block.height;
+    Blocks blocks(job);
+    double line = 100 * kNumbers<E> * kNumbers<E>;
+    filling = block.positions() * filling + line * block.height * blocks.channel_blocks(job);
+    if (!blocks.lies_as_block) filling *= blocks.panel_blocks();
     double grads = job.grad.c != 1 ? 20 : job.filters % lanes != 0 ? 18 : 0;
     return job.groups * job.batch *
            (vectors * (0.9 * products + 3.3 * loads + 13 * sums + grads * positions) + filling);

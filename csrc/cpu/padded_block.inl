@@ -3,19 +3,31 @@
 // shift of it. Copied once, from any layout. Rows and columns are counted as base + offset.
 
 struct PaddedBlock {
+  int64_t rows;           // of the output
   int64_t low_h, low_w;   // the smallest offsets
   int64_t height, width;  // of the block
 
-  PaddedBlock(const AxisMap& h, const AxisMap& w, int64_t rows) {
+  PaddedBlock(const AxisMap& h, const AxisMap& w, int64_t rows) : rows(rows) {
     low_h = low_offset(h), low_w = low_offset(w);
     height = h.step * (rows - 1) + high_offset(h) - low_h + 1;
     width = w.step * (w.positions - 1) + high_offset(w) - low_w + 1;
   }
   int64_t positions() const { return area(height, width); }
-  // Whether a tap meets a row, counted as offset, from every step-th position on.
-  static bool is_read(const AxisMap& h, int64_t row, int64_t step) {
-    for (int64_t r = 0; r < h.taps; ++r)
-      if ((row - h.offset[r]) % step == 0) return true;
+  // Whether a tap meets a row, counted as base + offset of the first of the output's rows, from one
+  // of them, `step` apart.
+  bool is_read(const AxisMap& h, int64_t row, int64_t step) const {
+    bool falls = h.offset[0] > h.offset[h.taps - 1];
+    auto offset = [&](int64_t r) { return h.offset[falls ? h.taps - 1 - r : r]; };
+    int64_t r = 0;
+    for (int64_t end = h.taps; r < end;) {  // the first tap that is near enough
+      int64_t middle = (r + end) / 2;
+      if (offset(middle) > row - rows * h.step)
+        end = middle;
+      else
+        r = middle + 1;
+    }
+    for (; r < h.taps && offset(r) <= row; ++r)
+      if ((row - offset(r)) % step == 0) return true;
     return false;
   }
 };

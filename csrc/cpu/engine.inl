@@ -44,11 +44,11 @@ namespace {
 #include "amx.inl"
 #endif
 #include "scatter.inl"
+#include "weight_sums.inl"
 #include "weight.inl"
 #include "channels_weight.inl"
 #include "depthwise_weight.inl"
 #include "lines_weight.inl"
-#include "weight_sums.inl"
 #include "direct_weight.inl"
 #ifdef FULLCONV_MATRIX_UNIT
 #include "amx_weight.inl"

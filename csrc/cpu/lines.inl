@@ -13,7 +13,8 @@
 // Scratch a task: the lines (kLines elements, or those of one row), the sums of a tile's rows, the
 // part of a panel of the filter that is left of it.
 
-constexpr int64_t kLines = 1 << 15;  // 128 KiB of float: they stay in the second-level cache
+constexpr int64_t kLines = 1 << 15;       // 128 KiB of float: they stay in the second-level cache
+constexpr int64_t kFirstLevel = 1 << 15;  // bytes of the first-level cache
 
 template <class T>
 struct Shifted {
@@ -123,9 +124,14 @@ struct Lines {
     double all = job.h.taps * job.h.positions, together = rows_together(job);
     double left_out = all - terms_of(job.h);  // if each row had its own taps
     left_out -= left_out * least<double>(1, (together - 1) / job.h.taps);
+    // Of the loads, those that no other tap shares: where they are most, and more than the
+    // first-level cache holds, each panel waits for them.
+    double own = least(1.0, 1.0 * job.w.step / job.w.taps);
+    double met = 2 * own * sources(job) * job.h.taps * job.w.taps * lanes * sizeof(T);
+    double loads = own > 0.5 && met >= kFirstLevel ? 4 + 7 * own : 4;
     double products =
         sources(job) * job.w.taps * vectors * (all - left_out) *
-        ((vectors > 1 || together > 1 ? 0.9 : 1.1) * rows + 1.2 + 4.0 * (panels(job) - 1));
+        ((vectors > 1 || together > 1 ? 0.9 : 1.1) * rows + 1.2 + loads * (panels(job) - 1));
     double apart = job.source.w != 1 || job.w.step > 2 ? 2.1 : job.w.step == 2 ? 1.6 : 0;
     double blocks = quotient_up(job.h.positions, row_block(job));
     double height = layout.height + (blocks - 1) * (one.height - job.h.step);

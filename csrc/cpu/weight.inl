@@ -58,7 +58,8 @@ struct Weight {
         packing = 2.3 * depth * quotient_up(job.h.positions * job.w.positions, lanes);
       packing += 1.7 * positions * columns;
     }
-    return job.groups * job.batch * (products + packing);
+    double storing = depth * columns * (job.components == 1 && job.c == 1 ? 0 : 12);
+    return job.groups * (job.batch * (products + packing) + storing);
   }
 
   // As many parts as make 32 tasks, of at least 4 chunks each.
@@ -196,21 +197,25 @@ struct Weight {
   static void store(const WeightJob& job, int64_t segment, int64_t group, const Chunk& chunk,
                     int64_t column, int64_t columns, const T* block, int64_t ld) {
     constexpr int64_t lanes = Vector<T>::lanes;
-    bool turned = job.components == 1 && job.c == 1 && ld % lanes == 0;  // channels are neighbours
+    bool real = job.components == 1, turned = real && job.c == 1 && ld % lanes == 0;
     S* filter = static_cast<S*>(job.result) + segment * job.segment + group * job.filters * job.k;
-    for (int64_t tap = 0; tap < chunk.taps; ++tap) {
+    for (int64_t tap = 0; tap < chunk.taps; ++tap, block += chunk.channels * ld) {
       int64_t r = (chunk.tap + tap) / job.w.taps, s = (chunk.tap + tap) % job.w.taps;
       S* at = filter + chunk.channel * job.c + r * job.r + s * job.s;
-      if (turned) {
+      if (turned) {  // channels are neighbours
         for (int64_t k = 0; k < columns; k += lanes)
           store_transposed(block + k, ld, chunk.channels, columns - k, at + (column + k) * job.k,
                            job.k);
-        block += chunk.channels * ld;
         continue;
       }
-      for (int64_t c = 0; c < chunk.channels; ++c, at += job.c, block += ld)
+      auto row = [&](int64_t c) { return block + c * ld; };
+      if (real) {
+        store_lines(columns, chunk.channels, row, at + column * job.k, job.k, job.c);
+        continue;
+      }
+      for (int64_t c = 0; c < chunk.channels; ++c, at += job.c)
         for (int64_t k = 0; k < columns; ++k)
-          narrow(block[k], at[(column + k) % job.filters * job.k + (column + k) / job.filters]);
+          narrow(row(c)[k], at[(column + k) % job.filters * job.k + (column + k) / job.filters]);
     }
   }
 };

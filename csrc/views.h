@@ -65,16 +65,17 @@ inline bool flatten(Geometry& geometry, Array& input, Array& filter) {
 }
 
 // The columns of a strided filter as channels, where they meet no padding: in channels_last of
-// patches with the channels of a pixel, in NCHW alone, if there are more of them than channels. The
-// rows of all planes are one axis then, on which each has the kernel's rows.
+// patches, or of single columns, with the channels of a pixel; in NCHW alone, if there are more of
+// them than channels. The rows of all planes are one axis then, on which each has the kernel's
+// rows.
 inline bool columns_as_channels(Geometry& geometry, Array& input, Array& filter) {
   Axis &h = geometry.h, &w = geometry.w;
-  if (geometry.groups > 1 || input.size[1] == 0 || w.kernel == 1 || w.stride == 1 ||
-      w.dilation > 1 || w.pad_before != 0 || w.pad_after != 0)
+  if (geometry.groups > 1 || input.size[1] == 0 || w.stride == 1 ||
+      (w.kernel > 1 && w.dilation > 1) || w.pad_before != 0 || w.pad_after != 0)
     return false;
   int64_t c = input.size[1];
   auto lie = [&](int64_t channel_of_input, int64_t channel_of_filter, int64_t column) {
-    return input.stride[3] == column && filter.stride[3] == column &&
+    return input.stride[3] == column && (w.kernel == 1 || filter.stride[3] == column) &&
            (c == 1 ||
             (input.stride[1] == channel_of_input && filter.stride[1] == channel_of_filter));
   };

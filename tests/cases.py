@@ -104,6 +104,7 @@ PATCHES = {
     "patches_padded": case((2, 5, 9, 12), (18, 5, 3, 3), (3, 3), (2, 1, 0, 0)),
     "patches_overlap": case((1, 3, 21, 19), (17, 3, 7, 5), (2, 2)),
     "patches_apart": case((2, 4, 11, 16), (9, 4, 2, 2), (3, 4), dilation=(2, 1)),
+    "patches_of_columns": case((2, 6, 9, 11), (18, 6, 3, 1), (2, 3), (1, 1, 0, 0)),
     "patches_of_one": case((1, 1, 16, 16), (24, 1, 8, 8), (8, 8)),
     "patches_mirrored": case((2, 2, 16, 32), (16, 2, 8, 16), (8, 16), mode="reflect"),
     "patches_segments": case((4, 2, 8, 6), (2, 4, 2, 2, 2), (2, 2)),

@@ -420,7 +420,7 @@ Layer seen_by_full_convolve(Dtype dtype, int64_t segments, const Layer& given, c
   bool tiled = w.stride == w.kernel && w.outputs() * w.kernel == w.size;
   return seen(given, [&](const Layer& layer) {
     const Geometry& geometry = layer.geometry;
-    bool other = geometry.w.kernel != w.kernel;
+    bool other = geometry.w.stride != w.stride;
     if (other && !(tiled && channels_last(given.input) && geometry.h.padding == Padding::zeros))
       return kNever;
     CorrelateJob job = make_job(dtype, geometry, segments, grad, nullptr, layer.input);

@@ -90,7 +90,7 @@ struct DirectBlocks {
     panel_block = least(panels, quotient_up(256, kColumns<T>));
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
 
-    lies_as_block = is_block<S, E>(job.source, job.depth, job.h, job.w);
+    lies_as_block = is_block<S, E>(job.source, job.depth, panels, job.h, job.w);
     int64_t sums = job.w.positions * panel_block * kColumns<T> * sizeof(T);
     row_block = least(job.h.positions, 1 + kDirectBytes / sums);
     while (row_block > 1 && block_bytes(job, channel_block) > kDirectBytes) --row_block;

@@ -90,7 +90,9 @@ struct DirectWeightBlocks {
   explicit DirectWeightBlocks(const WeightJob& job)
       : taps(job.h.taps * job.w.taps), rows(job.h.positions / kNumbers<E> * kNumbers<E>) {
     constexpr int64_t lanes = Vector<T>::lanes;
-    bool in_place = kNumbers<E> == 1 && is_block<S, E>(job.input, job.channels, job.h, job.w);
+    panels = quotient_up(job.filters, kColumns<T>);
+    bool in_place =
+        kNumbers<E> == 1 && is_block<S, E>(job.input, job.channels, panels, job.h, job.w);
     int64_t line = taps * kColumns<T> * sizeof(T);  // of sums
     int64_t wanted = least<int64_t>(256, round_up(quotient_up(kWeightRows, taps), lanes));
     if (in_place && job.channels * line <= kWeightPanel) wanted = most(wanted, job.channels);
@@ -102,7 +104,6 @@ struct DirectWeightBlocks {
     channel_block = quotient_up(job.channels, quotient_up(job.channels, wanted));
     if (channel_block < job.channels) channel_block = round_up(channel_block, lanes);
     lies_as_block = in_place && channel_block == job.channels;
-    panels = quotient_up(job.filters, kColumns<T>);
     int64_t sums = channel_block * line;
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
     if (lies_as_block)  // nothing is copied for a task more

@@ -39,21 +39,24 @@ inline bool is_inside(const AxisMap& axis) {
   return true;
 }
 
-constexpr int64_t kPixelInPlace = 1 << 10;  // bytes of a pixel; longer ones share few L1 sets
+constexpr int64_t kPixelInPlace = 1 << 10;  // bytes of a pixel; longer ones share few L1 sets,
+constexpr int64_t kPanelsInPlace = 4;       // which matters where many panels meet them
 // Whether a tile's rows are most of a cache line, so that to ask for the next tile's costs little.
 template <class E>
 constexpr bool kFillsLines = 2 * kRows > kLine<E>;
 
 // Whether a tensor's channels, as elements, and positions lie as a block's, so that no copy is
-// needed.
+// needed for some panels.
 template <class S, class E>
-bool is_block(const View& view, int64_t channels, const AxisMap& h, const AxisMap& w) {
+bool is_block(const View& view, int64_t channels, int64_t panels, const AxisMap& h,
+              const AxisMap& w) {
   if (kNumbers<E> * sizeof(S) != sizeof(E) || !kFillsLines<E> || view.c != 1) return false;
   for (int64_t step : {channels, view.n, view.h, view.w})
     if (step % kNumbers<E> != 0) return false;
   return reinterpret_cast<uintptr_t>(view.data) % sizeof(E) == 0 &&
-         channels * static_cast<int64_t>(sizeof(S)) <= kPixelInPlace && is_inside(h) &&
-         is_inside(w);
+         (channels * static_cast<int64_t>(sizeof(S)) <= kPixelInPlace ||
+          panels <= kPanelsInPlace) &&
+         is_inside(h) && is_inside(w);
 }
 
 constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned

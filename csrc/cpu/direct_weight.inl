@@ -106,7 +106,7 @@ struct DirectWeightBlocks {
     lies_as_block = in_place && channel_block == job.channels;
     int64_t sums = channel_block * line;
     panel_block = sums < kWeightBytes ? least(panels, kWeightBytes / sums) : 1;
-    if (lies_as_block)  // nothing is copied for a task more
+    if (lies_as_block && panel_block < panels)  // a task more copies nothing, and spares adding
       while (panel_block > 1 && job.groups * quotient_up(panels, panel_block) < 16) --panel_block;
     panel_block = quotient_up(panels, quotient_up(panels, panel_block));
     row_block = most(kNumbers<E>, least(rows, 4 * chain * kNumbers<E>));

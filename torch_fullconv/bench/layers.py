@@ -88,6 +88,7 @@ LAYERS = (
     Layer("ConvNeXt depthwise 7x7", 8, 96, 56, 96, 7, padding=3, groups=96),
     Layer("ConvNeXt depthwise 7x7, deep", 8, 384, 14, 384, 7, padding=3, groups=384),
     Layer("ConvNeXt stem", 8, 3, 224, 96, 4, 4),
+    Layer("ViT patches", 8, 3, 224, 768, 16, 16),
     Layer("DeepLab dilation 2", 2, 256, 28, 256, 3, padding=2, dilation=2),
     Layer("DeepLab dilation 12", 1, 512, 28, 256, 3, padding=12, dilation=12),
     Layer("U-Net down", 2, 64, 128, 64, 3, padding=1),

@@ -37,7 +37,9 @@ struct Axis {
   int64_t kernel;  // of the filter: R or S
   int64_t stride, pad_before, pad_after, dilation;
   Padding padding;
-  int64_t planes = 1;  // inputs of this size, one behind the other, each with a kernel of its own
+  // Inputs of this size, one behind the other, each with a kernel of its own. AxisTable::forward
+  // alone knows of them.
+  int64_t planes = 1;
 
   // P or Q. With a kernel beyond the padded input this is 0 or less.
   int64_t outputs() const {

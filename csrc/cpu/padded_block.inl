@@ -39,8 +39,9 @@ inline bool is_inside(const AxisMap& axis) {
   return true;
 }
 
-constexpr int64_t kPixelInPlace = 1 << 10;  // bytes of a pixel; longer ones share few L1 sets,
-constexpr int64_t kPanelsInPlace = 4;       // which matters where many panels meet them
+// Bytes of a pixel: longer ones share few sets of the first-level cache, which matters where more
+// panels than these meet them.
+constexpr int64_t kPixelInPlace = 1 << 10, kPanelsInPlace = 4;
 // Whether a tile's rows are most of a cache line, so that to ask for the next tile's costs little.
 template <class E>
 constexpr bool kFillsLines = 2 * kRows > kLine<E>;

@@ -75,9 +75,9 @@ struct WinogradWeight {
     return least(wanted, quotient_up(blocks.tiles, Blocks::kPart));
   }
   static int64_t partial_size(const WeightJob& job) {
-    return job.splits == 1 ? 0
-                           : job.splits * job.segments * job.groups * R * R * job.channels *
-                                 line(job) * static_cast<int64_t>(sizeof(T));
+    if (job.splits == 1) return 0;
+    int64_t vectors = quotient_up(job.filters, lanes) * job.channels * R * R;
+    return job.splits * job.segments * job.groups * vectors * static_cast<int64_t>(sizeof(V));
   }
   static int64_t tasks(const WeightJob& job) {
     Blocks blocks(job);
@@ -141,23 +141,22 @@ struct WinogradWeight {
     int64_t channels = least(lanes, job.channels - c);
     V sums[lanes * R * R];
     for (int64_t k = 0; k < job.filters; k += lanes) {
-      for (int64_t i = 0; i < channels * R * R; ++i) {
-        sums[i] = V{};
-        for (int64_t split = 0; split < job.splits; ++split)
-          sums[i] += *reinterpret_cast<const V*>(partial(job, split, segment, group, c, k) +
-                                                 i * line(job));
+      for (int64_t i = 0; i < channels * R * R; ++i) sums[i] = V{};
+      for (int64_t split = 0; split < job.splits; ++split) {
+        const V* part = partial(job, split, segment, group, c, k);
+        for (int64_t i = 0; i < channels * R * R; ++i) sums[i] += part[i];
       }
       store_taps(job, segment, group, c, channels, k, reinterpret_cast<const T*>(sums));
     }
   }
 
  private:
-  static int64_t line(const WeightJob& job) { return round_up(job.filters, lanes); }
-  // [split][segment][group][channel][tap][filter]
-  static T* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group, int64_t c,
+  // [split][segment][group][vector of filters][channel][tap]
+  static V* partial(const WeightJob& job, int64_t split, int64_t segment, int64_t group, int64_t c,
                     int64_t k) {
     int64_t owner = (split * job.segments + segment) * job.groups + group;
-    return static_cast<T*>(job.partial) + (owner * job.channels + c) * R * R * line(job) + k;
+    int64_t vector = owner * quotient_up(job.filters, lanes) + k / lanes;
+    return static_cast<V*>(job.partial) + (vector * job.channels + c) * R * R;
   }
 
   // products[c][k] (+)= Σ_tile inputs[tile][c] · grads[tile][k], at one point. A tile of it has the
@@ -192,13 +191,13 @@ struct WinogradWeight {
           special +=
               interpolate_tile<N, R>(products + (c + i) * blocks.filter_line() + k / lanes * kPitch,
                                      lanes, kPitch, V{}, reinterpret_cast<T*>(taps + i * R * R), R);
-        if (job.splits == 1)
+        if (job.splits == 1) {
           store_taps(job, segment, group, first_c + c, some, first_k + k,
                      reinterpret_cast<const T*>(taps));
-        else
-          for (int64_t i = 0; i < some * R * R; ++i)
-            *reinterpret_cast<V*>(partial(job, split, segment, group, first_c + c, first_k + k) +
-                                  i * line(job)) = taps[i];
+        } else {
+          V* part = partial(job, split, segment, group, first_c + c, first_k + k);
+          for (int64_t i = 0; i < some * R * R; ++i) part[i] = taps[i];
+        }
       }
     mark(job.spread + segment, any_lane(special));
   }

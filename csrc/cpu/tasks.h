@@ -13,6 +13,8 @@
 #include <new>
 #include <vector>
 
+#include "../huge_pages.h"
+
 namespace fullconv::cpu {
 
 struct Free {
@@ -36,6 +38,7 @@ class Kept {
   char* get(int64_t bytes, Memory& own) {
     if (bytes > kMost) {
       own = allocate(bytes);
+      ask_for_huge_pages(own.get(), bytes);
       return static_cast<char*>(own.get());
     }
     if (bytes > size_) {

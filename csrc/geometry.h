@@ -159,16 +159,20 @@ class AxisTable {
     return table;
   }
 
-  // The same, cut into the phases of a strided convolution: taps that leave the same remainder.
-  static std::vector<AxisTable> forward_phases(const Axis& axis) {
-    std::map<int64_t, AxisTable> phases;
-    for (int64_t r = 0; r < axis.kernel; ++r)
-      phases.try_emplace(r * axis.dilation % axis.stride, forward_without_taps(axis))
-          .first->second.add_forward_tap(axis, r);
+  // The same, cut into the phases of a strided convolution, which are the taps that leave the same
+  // remainder, and these into parts of 2 or 3 neighbours: all that minimal filtering can do.
+  static std::vector<AxisTable> forward_parts(const Axis& axis) {
+    std::map<int64_t, std::vector<int64_t>> phases;
+    for (int64_t r = 0; r < axis.kernel; ++r) phases[r * axis.dilation % axis.stride].push_back(r);
     std::vector<AxisTable> tables;
-    for (auto& [_, table] : phases) {
-      table.find_inner();
-      tables.push_back(std::move(table));
+    for (const auto& [_, taps] : phases) {
+      int64_t count = static_cast<int64_t>(taps.size()), parts = (count + 2) / 3;
+      for (int64_t part = 0; part < parts; ++part) {
+        AxisTable& table = tables.emplace_back(forward_without_taps(axis));
+        for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)
+          table.add_forward_tap(axis, taps[i]);
+        table.find_inner();
+      }
     }
     return tables;
   }

@@ -7,7 +7,6 @@ or 99.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import gcd
 from typing import Any
 
 import torch
@@ -145,17 +144,17 @@ def cases(draw: Any) -> Case:
 
 @st.composite
 def winograd_cases(draw: Any) -> Case:
-    """Any layer of up to 14x66 pixels that minimal filtering can do, by it: in each phase of its
-    stride a filter has 2, 3 or 5 taps an axis. Of some, only the gradients of a phase are such."""
-    mode, taps = draw(st.sampled_from(PADDING_MODES)), draw(st.sampled_from([2, 3, 3, 5]))
+    """Any layer of up to 14x66 pixels, by minimal filtering where it can be: of filters whose
+    phases have one part an axis or several, of equally many rows and columns or not."""
+    mode, taps = draw(st.sampled_from(PADDING_MODES)), st.sampled_from([1, 2, 3, 3, 4, 5, 7, 9])
     pads: list[int] = []
     kernel: list[int] = []
     sizes = draw(SHORT), draw(SHORT | LONG)
     stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 2), (2, 1), (1, 3)]))
     dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 3), (2, 2), (4, 5)]))
-    whole = draw(st.booleans())
-    for size, stride_, step in zip(sizes, stride, dilation, strict=True):
-        kernel.append(taps * stride_ // gcd(stride_, step) if whole else taps)
+    square = draw(st.none() | taps)
+    for size, step in zip(sizes, dilation, strict=True):
+        kernel.append(square or draw(taps))
         span = step * (kernel[-1] - 1) + 1
         far = span // 2 + 2
         most = min(far, {"reflect": size - 1, "circular": size}.get(mode, far))

@@ -42,6 +42,7 @@ MINIMAL = {
     "3x3": case((2, 20, 14, 17), (35, 20, 3, 3), (1, 1), ONES, algorithm="winograd"),
     "5x5": case((2, 17, 13, 12), (19, 17, 5, 5), (1, 1), ONES, algorithm="winograd"),
     "4x4": case((2, 20, 14, 18), (35, 20, 4, 4), (2, 2), ONES, algorithm="winograd"),
+    "7x5": case((2, 20, 14, 18), (35, 20, 7, 5), (2, 1), ONES, algorithm="winograd"),
     "segments": case((4, 6, 12, 12), (2, 8, 6, 3, 3), algorithm="winograd"),
 }
 each_layout = pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)

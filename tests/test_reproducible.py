@@ -66,6 +66,7 @@ LAYERS = {
     "winograd_deep": case((2, 270, 9, 7), (140, 270, 3, 3), (1, 1), ONES, algorithm="winograd"),
     "winograd_5": case((3, 20, 17, 19), (33, 20, 5, 5), (1, 1), ONES, algorithm="winograd"),
     "winograd_4": case((5, 40, 22, 26), (70, 40, 4, 4), (2, 2), ONES, algorithm="winograd"),
+    "winograd_parts": case((3, 40, 17, 19), (33, 40, 7, 5), (1, 2), ONES, algorithm="winograd"),
     "winograd_phase": case((5, 40, 22, 26), (70, 40, 3, 3), (2, 2), ONES, algorithm="winograd"),
     "winograd_segments": case((6, 6, 20, 20), (3, 8, 6, 3, 3), algorithm="winograd"),
     "chosen": case((5, 64, 14, 14), (64, 64, 3, 3), (1, 1), ONES, algorithm="auto"),

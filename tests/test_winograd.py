@@ -63,10 +63,13 @@ def test_any_geometry(case, dtype, places):
 
 # Several blocks of tiles, of channels and of filters, each with a rest; parts of the sum.
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
-@pytest.mark.parametrize(("kernel", "stride"), [(2, 1), (3, 1), (5, 1), (3, 2), (4, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((2, 2), 1), ((3, 3), 1), ((4, 4), 1), ((5, 5), 1), ((8, 3), 1), ((3, 3), 2), ((5, 5), 2)],
+)
 @pytest.mark.parametrize("dtype", [F32, F64], ids=ident)
 def test_many_blocks(dtype, kernel, stride, place):
-    filters, strides = (170, 150, kernel, kernel), (stride, stride)
+    filters, strides = (170, 150, *kernel), (stride, stride)
     layer = case((3, 150, 18, 45), filters, strides, ONES, algorithm="winograd")
     t = operands(layer, dtype)
     t = Operands(*map(place, t[:3]), *t[3:])
@@ -81,8 +84,11 @@ LAYERS = {
     "few": (2, 16, 32, 16, 3, 1),
     "five": (2, 64, 32, 32, 5, 1),
     "two": (2, 64, 32, 64, 2, 1),
-    "four": (2, 64, 64, 128, 4, 2),
-    "phase": (2, 128, 28, 128, 3, 2),
+    "four": (2, 64, 32, 64, 4, 1),
+    "seven": (2, 64, 28, 64, 7, 1),
+    "strided three": (2, 128, 28, 128, 3, 2),
+    "strided four": (2, 64, 64, 128, 4, 2),
+    "strided five": (2, 64, 32, 128, 5, 2),
 }
 
 
@@ -110,7 +116,7 @@ def test_error_is_within_four_times_stock(name):
 
 @pytest.mark.parametrize("operand", ["input", "filter", "grad"])
 @pytest.mark.parametrize("special", [torch.nan, torch.inf])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 2), (3, 2)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 1), (4, 2), (3, 2), (5, 2)])
 def test_special_values_do_not_spread_over_a_tile(kernel, stride, special, operand):
     """NaN and Inf are where the direct sums have them, and nowhere else."""
     filters = (4, 3, kernel, kernel)
@@ -151,13 +157,14 @@ def ways(n: int, c: int, size: int, k: int, kernel: int = 3, **geometry: int) ->
 
 def test_it_is_chosen_where_it_can_win():
     assert ways(2, 64, 56, 64) == ways(1, 128, 28, 128) == {"winograd"}
-    assert "winograd" not in ways(2, 64, 56, 64, stride_h=2)
     assert ways(2, 64, 56, 128, 4, stride_h=2, stride_w=2) == {"winograd"}
-    assert ways(2, 128, 28, 128, stride_h=2, stride_w=2) == {"direct", "direct+winograd"}
+    assert {"winograd", "direct+winograd"} <= ways(2, 128, 56, 128, stride_h=2, stride_w=2)
+    assert ways(2, 64, 64, 128, 5, stride_h=2, stride_w=2) == {"winograd"}
+    assert ways(2, 64, 28, 64, 4) == ways(2, 64, 56, 64, 7) == {"winograd"}
     assert ways(2, 64, 28, 64, 2) == ways(2, 64, 56, 64, 6, stride_h=2, stride_w=2) == {"winograd"}
     assert ways(2, 64, 56, 64, dilation_h=2, dilation_w=2) == {"winograd"}
     assert "winograd" not in ways(2, 64, 28, 64, dilation_h=12, dilation_w=12)  # much padding
-    assert "winograd" not in ways(2, 64, 56, 64, kernel=7)
+    assert "winograd" not in ways(2, 64, 1, 64) | ways(2, 64, 56, 64, 1)
     assert "winograd" not in ways(2, 3, 56, 4)
     assert "winograd" not in ways(2, 64, 56, 64, algorithm=1)
     assert ways(2, 3, 56, 4, algorithm=2) == {"winograd"}

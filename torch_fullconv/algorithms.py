@@ -18,8 +18,8 @@ class algorithm:  # noqa: N801, named as torch.no_grad is
     Args:
         name: 'auto', the cheapest for the layer's shape (never for its batch or the threads);
             'direct', which adds the products of the definition and rounds least; 'winograd',
-            minimal filtering, wherever there is a way for it: filters of 2x2, 3x3 or 5x5 taps in
-            each phase of the stride (not for complex numbers).
+            minimal filtering, wherever there is a way for it: filters of 2x2 taps and more that
+            are larger than the stride (not for complex numbers).
 
     Raises:
         ValueError: another name.

@@ -213,9 +213,10 @@ WeightJob part_of(WeightJob job, const AxisMap& h, const AxisMap& w, int64_t sca
   return job;
 }
 
+constexpr int64_t kTriedTaps = 1 << 10;  // of a filter that may fall into parts
+
 // Calls f(way, job) for the jobs whose taps make up the filter, and returns what they cost: one for
-// all, or one for each pair of phases of a strided layer, where Winograd's filtering, from 2 x 2
-// taps on, makes those cheaper.
+// all, or one for each pair of parts of the axes where Winograd's filtering makes those cheaper.
 template <class F>
 double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f) {
   const Engine& engine = engine_of(dtype);
@@ -225,20 +226,22 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
     f(*choice.way, whole);
     return choice.cost;
   };
-  if (geometry.h.stride == 1 && geometry.w.stride == 1) return by_one();
-  std::vector<AxisTable> h = AxisTable::forward_phases(geometry.h);
-  std::vector<AxisTable> w = AxisTable::forward_phases(geometry.w);
-  if (h.size() * w.size() < 2 || h[0].map().taps < 2 || w[0].map().taps < 2) return by_one();
+  if (job.algorithm == Algorithm::direct || job.h.taps * job.w.taps > kTriedTaps) return by_one();
+  std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);
+  std::vector<AxisTable> w = AxisTable::forward_parts(geometry.w);
+  if (h.size() * w.size() < 2) return by_one();
   std::vector<std::pair<const WeightWay*, WeightJob>> parts;
   double apart = 0;
+  bool minimal = false;
   for (const AxisTable& rows : h)
     for (const AxisTable& columns : w) {
       WeightJob part = part_of(job, rows.map(), columns.map(), scalar_size(dtype));
       Choice<WeightWay> some = choose(engine, part);
       apart += some.cost;
+      minimal |= std::strcmp(some.way->name, "winograd") == 0;
       parts.emplace_back(some.way, part);
     }
-  if (apart >= choice.cost) return by_one();
+  if (!minimal || apart >= choice.cost) return by_one();
   for (const auto& [part_way, part] : parts) f(*part_way, part);
   return apart;
 }

@@ -81,6 +81,8 @@ struct ChannelSumJob {
 
 // The cost of a job (cost.inl) that a way cannot do.
 constexpr double kNever = __builtin_inf();
+// What a way's cost is multiplied by where the algorithm is asked for: less than all others.
+constexpr double kForced = 1e-12;
 
 // A way to do jobs with a filter: what one costs, how it wants the filter, its tasks.
 template <class Job>

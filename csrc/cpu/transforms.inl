@@ -125,11 +125,18 @@ inline void interpolate(const V* x, V* y) {
   y[M - 1] += x[N - 1];
 }
 
+// The points of a transform along both axes: N each, or N - 1, without ∞.
+struct Points {
+  int64_t rows, columns;
+  int64_t count() const { return rows * columns; }
+};
+
 // to[point] = matrix · tile · matrixᵀ, for a tile of SIZE x SIZE vectors in lines of `width` ones.
 // The lines `next` behind are asked for: with N² planes to write to, stores that find none in the
 // first-level cache are what a processor waits for.
 template <class E, int SIZE, class T>
-inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, int64_t next) {
+inline void evaluate_tile(const T* tile, int64_t width, const Points& points, T* to, int64_t plane,
+                          int64_t next) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   constexpr int N = E::points;
@@ -144,11 +151,12 @@ inline void evaluate_tile(const T* tile, int64_t width, T* to, int64_t plane, in
   }
 #pragma GCC unroll 8
   for (int i = 0; i < N; ++i) {
+    if (i == N - 1 && points.rows < N) break;
     evaluate<E>(half[i], line);
-    for (int j = 0; j < N; ++j) {
-      T* place = to + (i * N + j) * plane;
-      *reinterpret_cast<V*>(place) = line[j];
-      __builtin_prefetch(place + next, 1);
+    for (int j = 0; j < N; ++j, to += plane) {
+      if (j == N - 1 && points.columns < N) break;
+      *reinterpret_cast<V*>(to) = line[j];
+      __builtin_prefetch(to + next, 1);
     }
   }
 }

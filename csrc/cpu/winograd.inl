@@ -1,13 +1,13 @@
-// correlate by Winograd's minimal filtering (transforms.inl), for filters of R x R taps a phase
-// (winograd_tiles.inl): tiles of N x N inputs give m x m outputs, m = N + 1 - R, and the sum over
-// channels and phases is taken between the transforms, as one matrix product for each of the N²
-// points:
+// correlate by Winograd's minimal filtering (transforms.inl), for filters that fall into parts of R
+// taps an axis, or one less (winograd_tiles.inl): tiles of N x N inputs give m x m outputs, m = N +
+// 1 - R, and the sum over channels and parts is taken between the transforms, as one matrix product
+// for each of the N² points:
 //
 //     product[point][tile][row] = Σ_depth inputs[point][tile][depth] · filters[point][depth][row]
 //
-// A 3 x 3 filter takes 36 products for 16 outputs where the sum itself takes 144, a 5 x 5 filter 36
-// for 100, a 4 x 4 filter of stride 2, which is 2 x 2 in each of four phases, 64 for 144.
-// full_convolve is the same: its taps run backwards.
+// A 3 x 3 filter takes 36 products for 16 outputs where the sum itself takes 144, a 7 x 7 filter
+// 256 for 784, a 5 x 5 filter of stride 2, which is 3 x 3, 3 x 2, 2 x 3 and 2 x 2 in its phases,
+// 121 for 400. full_convolve is the same: its taps run backwards.
 //
 // A task owns some tiles, across the batch, by some of a group's rows. It transforms the tiles of a
 // chunk of channels, multiplies, and transforms back, all in scratch that stays in the cache. The
@@ -25,18 +25,21 @@ struct WinogradBlocks {
   // from the third; a sum over more than kChain channels is cut, for the rounding.
   static constexpr int64_t kTiles = 28 / kRows * kRows, kFilterRows = 128, kFewChannels = 64;
 
+  TapParts<R> h, w;
   Tiles image;
   int64_t tiles;  // of a segment
   int64_t row_block, row_blocks, depth_block, depth_blocks, parts, tile_block;
 
   explicit WinogradBlocks(const CorrelateJob& job)
-      : image{TiledAxis(job.h, m), TiledAxis(job.w, m)},
+      : h(job.h),
+        w(job.w),
+        image{TiledAxis(job.h, m), TiledAxis(job.w, m)},
         tiles(job.batch * image.count()),
         row_block(round_up(quotient_up(job.rows, row_parts(job)), kColumns<T>)),
         row_blocks(quotient_up(job.rows, row_block)),
         depth_block(quotient_up(job.depth, quotient_up(job.depth, kChain))),
         depth_blocks(quotient_up(job.depth, depth_block)),
-        parts(image.h.tap_phases * image.w.tap_phases * depth_blocks),
+        parts(h.count() * w.count() * depth_blocks),
         tile_block(keeps_filter() && depth_block + row_block > kFewChannels ? kTiles : 2 * kTiles) {
   }
 
@@ -53,7 +56,7 @@ struct WinogradBlocks {
   int64_t input_plane() const { return tile_block * input_line(); }
   int64_t product_plane() const { return tile_block * row_block + lanes; }
   int64_t filter_plane() const { return depth_block * row_block + lanes; }
-  int64_t filter_size() const { return kPoints<R> * kPoints<R> * filter_plane(); }
+  int64_t filter_size() const { return h.points() * w.points() * depth_blocks * filter_plane(); }
 };
 
 template <class S, int R>
@@ -67,20 +70,27 @@ struct Winograd {
   // The transformed filter is taken to serve some samples, however many there are.
   static double cost(const CorrelateJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
-    if (!falls_into_taps<R>(job.h) || !falls_into_taps<R>(job.w)) return kNever;
     if (job.rows == 0 || job.depth == 0 || job.batch == 0) return kNever;
-    if (job.algorithm == Algorithm::winograd) return 0;
-    if (!kSaves<S, R>) return kNever;
-    const auto [h, w] = Blocks(job).image;
-    double phases = h.tap_phases * w.tap_phases, tiles = h.tiles * w.tiles;
-    if (all * phases * tiles >= terms_of(job.h) * terms_of(job.w)) return kNever;
+    TapParts<R> h_parts(job.h), w_parts(job.w);
+    if (!h_parts.fit() || !w_parts.fit()) return kNever;
+    // One row or column of taps saves too little; of few terms would show what six points round.
+    constexpr int64_t fewest = N > 4 ? 3 : 2;
+    if (job.h.taps < fewest || job.w.taps < fewest) return kNever;
+    const TiledAxis h(job.h, m), w(job.w, m);
+    double points = 1.0 * h_parts.points() * w_parts.points(), tiles = h.tiles * w.tiles;
+    double parts = h_parts.count() * w_parts.count();
+    if (points >= 1.0 * m * m * job.h.taps * job.w.taps) return kNever;
+    bool forced = job.algorithm == Algorithm::winograd;
+    if (!forced && (!kSaves<S, R> || points * tiles >= terms_of(job.h) * terms_of(job.w)))
+      return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
-    double inputs = 17 * all * depth, results = 17 * all * rows;
+    double point = R == 2 && parts > 1 ? 30 : 17;  // small tiles share less
+    double inputs = point * points / parts * depth, results = point * all * rows;
     // Seconds are turned at some cost, columns further apart not at all; of large steps a line of
     // the tensor is met again in each phase.
     int64_t from = w.spacing(), to = w.dilation * job.w.position_step;
     if (job.source.c != 1 && from > 1)
-      inputs += (job.w.step > 2 ? 136 : from > 2 ? 35 : 15) * m * m * depth;
+      inputs += (job.w.step > 2 ? 90 : from > 2 ? 23 : 10) * N * m * depth;
     if (job.result.c != 1 && to > 1)
       results += (job.w.position_step > 2 ? 248 : to > 2 ? 17 : 8) * m * m * rows;
     if (R == 2) {  // whose strips are short for squares
@@ -91,9 +101,11 @@ struct Winograd {
     if (job.source.c == 1 && job.depth % lanes != 0) inputs += 10 * all;
     if (job.result.c == 1 && job.rows % lanes != 0) results += 15 * m * m;
     inputs *= quotient_up(job.rows, Blocks::kFilterRows);
-    double products = 1.2 * all * job.depth * rows;
-    return job.groups * (tiles * (phases * (products + inputs) + results) +
-                         2.8 * all * phases * job.depth * rows);
+    // Each part but the first adds to sums in memory.
+    double products = (1.25 * points * job.depth + 5 * (points - all)) * rows;
+    double cost = job.groups *
+                  (tiles * (products + parts * inputs + results) + 2.8 * points * job.depth * rows);
+    return forced ? kForced * cost : cost;
   }
 
   static int64_t pack_filter_tasks(const CorrelateJob& job) {
@@ -102,13 +114,18 @@ struct Winograd {
     return job.segments * job.groups * blocks.row_blocks * blocks.parts;
   }
   static int64_t packed_filter_size(const CorrelateJob& job) {
-    return pack_filter_tasks(job) * Blocks(job).filter_size() * sizeof(T);
+    Blocks blocks(job);
+    if (!blocks.keeps_filter()) return 0;
+    return job.segments * job.groups * blocks.row_blocks * blocks.filter_size() * sizeof(T);
   }
   static void pack_filter(const CorrelateJob& job, const FilterView& filter, void* packed,
                           int64_t task) {
     Blocks blocks(job);
-    transform_filter(job, filter, task / blocks.parts, task % blocks.parts,
-                     static_cast<T*>(packed) + task * blocks.filter_size());
+    Part part(blocks, job, task % blocks.parts);
+    int64_t owner = task / blocks.parts;
+    transform_filter(job, filter, owner, part,
+                     static_cast<T*>(packed) + owner * blocks.filter_size() +
+                         part.before * blocks.filter_plane());
   }
 
   static int64_t tasks(const CorrelateJob& job) {
@@ -120,7 +137,7 @@ struct Winograd {
     Blocks blocks(job);
     int64_t elements =
         all * (blocks.input_plane() + blocks.product_plane()) + N * kStripColumns * lanes;
-    if (!blocks.keeps_filter()) elements += blocks.filter_size();
+    if (!blocks.keeps_filter()) elements += all * blocks.filter_plane();
     return elements * sizeof(T);
   }
 
@@ -143,21 +160,29 @@ struct Winograd {
       View source = job.source;
       source.data = static_cast<S*>(source.data) + segment * job.batch * source.n +
                     (group * job.depth + part.first) * source.c;
-      transform_tiles<S, InputEvaluation<N>, N>(source, part.depth, job.h, job.w,
-                                                {origin(job.h, part.h), origin(job.w, part.w)},
-                                                blocks.image, tile, tiles, strip, inputs,
-                                                {blocks.input_line(), lanes, blocks.input_plane()});
+      transform_tiles<S, InputEvaluation<N>, N>(
+          source, part.depth, job.h, job.w, {part.h.origin(job.h), part.w.origin(job.w)},
+          blocks.image, tile, tiles, strip, inputs,
+          {blocks.input_line(), lanes, blocks.input_plane(), part.points()});
       const T* filters = own_filter;
       if (blocks.keeps_filter())
-        filters = static_cast<const T*>(job.filter) +
-                  (owner * blocks.parts + index) * blocks.filter_size();
+        filters = static_cast<const T*>(job.filter) + owner * blocks.filter_size() +
+                  part.before * blocks.filter_plane();
       else
-        transform_filter(job, job.unpacked, owner, index, own_filter);
-      for (int64_t point = 0; point < all; ++point)
-        multiply<T, Rows::strided>(
-            tiles, rows, part.depth, {inputs + point * blocks.input_plane(), blocks.input_line()},
-            {filters + point * blocks.filter_plane(), blocks.depth_block * kColumns<T>},
-            products + point * blocks.product_plane(), blocks.row_block, index > 0);
+        transform_filter(job, job.unpacked, owner, part, own_filter);
+      const T* input = inputs;
+      for (int64_t i = 0; i < N; ++i)
+        for (int64_t j = 0; j < N; ++j) {
+          bool is_there = i < part.h.points && j < part.w.points;
+          if (!is_there && index > 0) continue;  // else it is a sum of nothing
+          multiply<T, Rows::strided>(
+              tiles, rows, is_there ? part.depth : 0, {input, blocks.input_line()},
+              {filters, blocks.depth_block * kColumns<T>},
+              products + (i * N + j) * blocks.product_plane(), blocks.row_block, index > 0);
+          if (!is_there) continue;
+          input += blocks.input_plane();
+          filters += blocks.filter_plane();
+        }
     }
     for (int64_t k = 0; k < rows; k += lanes)
       transform_back(job, segment, group * job.rows + row + k, least(lanes, rows - k), tile, tiles,
@@ -165,39 +190,35 @@ struct Winograd {
   }
 
  private:
-  // Part of a sum: some of the depth, in one phase of the taps.
+  // Part of a sum: some of the depth, by some of the taps.
   struct Part {
-    int64_t h, w, first, depth;
+    TapPart h, w;
+    int64_t first, depth;
+    int64_t before;  // points of the parts before this one
 
     Part(const Blocks& blocks, const CorrelateJob& job, int64_t index)
-        : h(index / blocks.depth_blocks / blocks.image.w.tap_phases),
-          w(index / blocks.depth_blocks % blocks.image.w.tap_phases),
+        : h(blocks.h.at(index / blocks.depth_blocks / blocks.w.count())),
+          w(blocks.w.at(index / blocks.depth_blocks % blocks.w.count())),
           first(index % blocks.depth_blocks * blocks.depth_block),
-          depth(least(blocks.depth_block, job.depth - first)) {}
-  };
+          depth(least(blocks.depth_block, job.depth - first)),
+          before((h.before * blocks.w.points() + h.points * w.before) * blocks.depth_blocks +
+                 index % blocks.depth_blocks * points().count()) {}
 
-  // Tap r of a phase of the filter, in the order of the source; and where its first tile begins.
-  static int64_t index(const AxisMap& axis, int64_t phase, int64_t r) {
-    int64_t phases = axis.taps / R;
-    return phase + phases * (axis.offset[1] > axis.offset[0] ? r : R - 1 - r);
-  }
-  static int64_t tap(const AxisMap& axis, int64_t phase, int64_t r) {
-    return axis.tap[index(axis, phase, r)];
-  }
-  static int64_t origin(const AxisMap& axis, int64_t phase) {
-    return axis.base[0] + axis.offset[index(axis, phase, 0)];
-  }
+    Points points() const { return {h.points, w.points}; }
+  };
 
   // to[channel][r][s][lane]: taps in the order of the source, a vector of rows. Asks for those
   // `ahead` further on: they lie in more places than a processor follows.
   static void load_taps(const CorrelateJob& job, const Part& part, const FilterView& filter,
                         const S* from, int64_t ahead, int64_t rows, int64_t channels, T* to) {
     auto at = [&](int64_t r, int64_t s) {
-      return from + tap(job.h, part.h, r) * filter.r + tap(job.w, part.w, s) * filter.s;
+      return from + part.h.tap(job.h, r) * filter.r + part.w.tap(job.w, s) * filter.s;
     };
-    int64_t right = at(0, 1) - at(0, 0);
-    if ((right == 1 || right == -1) && at(1, 0) - at(0, 0) == R * right) {
+    bool whole = part.h.taps == R && part.w.taps == R;
+    int64_t right = part.w.taps > 1 ? at(0, 1) - at(0, 0) : 0;
+    if (whole && (right == 1 || right == -1) && at(1, 0) - at(0, 0) == R * right) {
       bool forwards = right == 1;
+      from = forwards ? at(0, 0) : at(R - 1, R - 1);
       T* first = to + (forwards ? 0 : R * R - 1) * lanes;
       int64_t together = forwards && filter.depth == R * R ? channels : 1;
       for (int64_t c = 0; c < channels; c += together) {
@@ -210,11 +231,19 @@ struct Winograd {
       }
       return;
     }
-    int64_t places[R * R];
-    for (int64_t tap = 0; tap < R * R; ++tap) places[tap] = at(tap / R, tap % R) - from;
+    int64_t places[R * R], first = at(0, 0) - from, end = first;
+    auto is_there = [&](int64_t tap) { return tap / R < part.h.taps && tap % R < part.w.taps; };
+    for (int64_t tap = 0; tap < R * R; ++tap) {
+      if (!is_there(tap)) continue;
+      places[tap] = at(tap / R, tap % R) - from;
+      first = least(first, places[tap]);
+      end = most(end, places[tap] + 1);
+    }
+    clear(to, 1, channels * R * R * lanes);
     if (filter.depth == 1 || filter.row == 1) {
       int64_t across = filter.depth == 1 ? filter.row : filter.depth;
       for (int64_t tap = 0; tap < R * R; ++tap, to += lanes) {
+        if (!is_there(tap)) continue;
         const S* at = from + places[tap];
         for (int64_t i = 0; i < lanes; ++i) __builtin_prefetch(at + ahead + i * across);
         if (filter.depth == 1)
@@ -225,24 +254,36 @@ struct Winograd {
       }
       return;
     }
+    if (constexpr int64_t longest = 4 * R * R; end - first <= longest) {
+      T line[longest * lanes];  // from the first tap to the last
+      for (int64_t c = 0; c < channels; ++c, to += R * R * lanes) {
+        const S* at = from + c * filter.depth + first;
+        for (int64_t row = 0; row < rows; ++row)
+          for (int64_t i = 0; i < end - first; i += kLine<S>)
+            __builtin_prefetch(at + ahead + row * filter.row + i);
+        load_transposed(at, filter.row, rows, end - first, line, lanes);
+        for (int64_t tap = 0; tap < R * R; ++tap)
+          if (is_there(tap))
+            store<T>(load<T>(line + (places[tap] - first) * lanes), to + tap * lanes);
+      }
+      return;
+    }
     // In the order of memory: lines that far from each other may all meet one set of a cache.
-    clear(to, 1, channels * R * R * lanes);
     bool by_rows = filter.row > filter.depth;
     for (int64_t i = 0; i < (by_rows ? rows : channels); ++i)
       for (int64_t j = 0; j < (by_rows ? channels : rows); ++j) {
         int64_t row = by_rows ? i : j, c = by_rows ? j : i;
         const S* at = from + row * filter.row + c * filter.depth;
         for (int64_t tap = 0; tap < R * R; ++tap)
-          to[(c * R * R + tap) * lanes + row] = widen(at[places[tap]]);
+          if (is_there(tap)) to[(c * R * R + tap) * lanes + row] = widen(at[places[tap]]);
       }
   }
 
-  // Part `index` of a (segment, group, block of rows) of the filter:
+  // A part of a (segment, group, block of rows) of the filter:
   // [point][panel of rows][depth][kColumns].
   static void transform_filter(const CorrelateJob& job, const FilterView& filter, int64_t owner,
-                               int64_t index, T* to) {
+                               const Part& part, T* to) {
     Blocks blocks(job);
-    Part part(blocks, job, index);
     int64_t row = owner % blocks.row_blocks * blocks.row_block;
     int64_t rows = least(blocks.row_block, job.rows - row);
     int64_t unit = owner / blocks.row_blocks;
@@ -262,7 +303,7 @@ struct Winograd {
         for (int64_t i = 0; i < channels * R * R; ++i)
           special += *reinterpret_cast<const V*>(taps + i * lanes) * 0;
         for (int64_t i = 0; i < channels; ++i)
-          evaluate_tile<FilterEvaluation<N, R>, R>(taps + i * R * R * lanes, R,
+          evaluate_tile<FilterEvaluation<N, R>, R>(taps + i * R * R * lanes, R, part.points(),
                                                    place + i * kColumns<T>, blocks.filter_plane(),
                                                    kColumns<T>);
       }

@@ -1,10 +1,15 @@
-// Tiles of images: what Winograd's ways share, which are correlations of R x R taps with stride 1.
+// Tiles of images and parts of filters: what Winograd's ways share, which are correlations of R x R
+// taps with stride 1.
 //
 // Taps that lie d apart meet positions whose inputs are s apart. Counted in steps of lcm(s, d),
 // both are 1 apart: taps fall into s/gcd(s, d) phases, each of which meets its own part of the
 // source, and positions into d/gcd(s, d), each with its own part of the result (a filter of stride
 // 2 and dilation 1 falls into two an axis, an image under a filter of dilation 2 too). A tile takes
 // its elements, lcm(s, d) apart, from one phase of both.
+//
+// Taps of a phase fall into parts of R or R - 1 neighbours, whose results add up: 5 are 3 and 2, 7
+// are 3, 2 and 2. One of R - 1 is one of R whose last tap is 0, and that is all that the point ∞
+// sees of it: the product there is left out, and m outputs of t taps take m + t - 1, the fewest.
 
 // std::gcd, but of this instruction set.
 inline int64_t greatest_divisor(int64_t a, int64_t b) {
@@ -18,7 +23,7 @@ struct TiledAxis {
   int64_t phase_tiles, tiles;
 
   TiledAxis(const AxisMap& axis, int64_t m) : positions(axis.positions), step(axis.step), m(m) {
-    int64_t apart = std::abs(axis.offset[1] - axis.offset[0]);
+    int64_t apart = axis.taps > 1 ? std::abs(axis.offset[1] - axis.offset[0]) : step;
     int64_t shared = greatest_divisor(step, apart);
     tap_phases = step / shared;
     dilation = apart / shared;
@@ -51,15 +56,57 @@ constexpr int kOutputs = kPoints<R> + 1 - R;
 template <class S, int R>
 constexpr bool kSaves = R > 2 || kNumbers<typename Element<S>::type> == 1;
 
-// Whether the taps of an axis, equally far from each other, are R in each phase.
+// Taps of an axis, neighbours in one phase, in the order of the source.
+struct TapPart {
+  int64_t first, next;  // index of the first tap, and the step to the next
+  int64_t taps, points;
+  int64_t before;  // points of the parts before this one
+
+  int64_t origin(const AxisMap& axis) const { return axis.base[0] + axis.offset[first]; }
+  int64_t tap(const AxisMap& axis, int64_t r) const { return axis.tap[first + r * next]; }
+};
+
+// The parts of an axis' taps, of R or R - 1 each.
 template <int R>
-inline bool falls_into_taps(const AxisMap& axis) {
-  if (axis.taps < R || axis.position_step == 0 || axis.positions == 0) return false;
-  int64_t apart = axis.offset[1] - axis.offset[0];
-  for (int64_t r = 2; r < axis.taps; ++r)
-    if (axis.offset[r] - axis.offset[r - 1] != apart) return false;
-  return axis.taps % R == 0 && axis.taps / R == TiledAxis(axis, 1).tap_phases;
-}
+struct TapParts {
+  int64_t taps, phases;
+  bool even, forwards;  // equally far from each other; in the order of the source
+
+  explicit TapParts(const AxisMap& axis)
+      : taps(axis.taps), even(taps > 0 && axis.position_step != 0 && axis.positions > 0) {
+    int64_t apart = taps > 1 ? axis.offset[1] - axis.offset[0] : 1;
+    forwards = apart > 0;
+    for (int64_t r = 2; r < taps; ++r) even &= axis.offset[r] - axis.offset[r - 1] == apart;
+    phases = even ? least(taps, TiledAxis(axis, 1).tap_phases) : 0;
+  }
+  int64_t count() const {
+    int64_t sum = 0;
+    for (int64_t phase = 0; phase < phases; ++phase) sum += of_phase(phase);
+    return sum;
+  }
+  int64_t points() const { return points_of(count(), taps); }
+  bool fit() const {
+    for (int64_t phase = 0; phase < phases; ++phase)
+      if (taps_of(phase) < of_phase(phase) * (R - 1)) return false;
+    return even;
+  }
+  TapPart at(int64_t index) const {
+    int64_t phase = 0, before = 0, i = index;
+    for (; i >= of_phase(phase); ++phase) {
+      i -= of_phase(phase);
+      before += taps_of(phase);
+    }
+    int64_t all = taps_of(phase), whole = all - of_phase(phase) * (R - 1);  // parts of R taps
+    int64_t first = i * (R - 1) + least(i, whole), some = i < whole ? R : R - 1;
+    return {phase + phases * (forwards ? first : all - 1 - first), forwards ? phases : -phases,
+            some, points_of(1, some), points_of(index, before + first)};
+  }
+
+ private:
+  int64_t taps_of(int64_t phase) const { return quotient_up(taps - phase, phases); }
+  int64_t of_phase(int64_t phase) const { return quotient_up(taps_of(phase), R); }  // parts
+  static int64_t points_of(int64_t parts, int64_t taps) { return parts * (kOutputs<R> - 1) + taps; }
+};
 
 // Tiles side by side: of which sample, their first row and column, how many, and the index of the
 // first in its block.
@@ -76,9 +123,10 @@ inline Strip strip_at(const Tiles& plan, int64_t first, int64_t count, int64_t a
 }
 
 // Where transformed tiles go: the steps from tile to tile, from one vector of channels to the next,
-// and from point to point.
+// and from point to point, of those that there are.
 struct TileSteps {
   int64_t tile, vector, point;
+  Points points;
 };
 
 // to = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first of which starts at
@@ -111,7 +159,7 @@ void transform_tiles(const View& source, int64_t channels, const AxisMap& h, con
         for (int64_t i = SIZE * tile / now.tiles; i < SIZE * (tile + 1) / now.tiles; ++i)
           prefetch_row(from(next, next_c), source, least(lanes, channels - next_c), h, w,
                        place(next), i);
-      evaluate_tile<E, SIZE>(strip + tile * plan.w.m * lanes, columns(now),
+      evaluate_tile<E, SIZE>(strip + tile * plan.w.m * lanes, columns(now), steps.points,
                              to + (now.at + tile) * steps.tile + c / lanes * steps.vector,
                              steps.point, steps.tile);
     }

@@ -1,7 +1,7 @@
-// correlate_weight by Winograd's minimal filtering (transforms.inl), for filters of R x R taps in
-// one phase (winograd_tiles.inl): tiles of r x r output gradients, r = N + 1 - R, act as the filter
-// that N x N inputs are correlated with, and the sum over tiles and samples is taken between the
-// transforms, as one matrix product for each of the N² points:
+// correlate_weight by Winograd's minimal filtering (transforms.inl), for filters of one part, R
+// taps an axis or one less (winograd_tiles.inl): tiles of r x r output gradients, r = N + 1 - R,
+// act as the filter that N x N inputs are correlated with, and the sum over tiles and samples is
+// taken between the transforms, as one matrix product for each of the N² points:
 //
 //     product[point][c][k] += Σ_tile inputs[point][tile][c] · grads[point][tile][k]
 //
@@ -52,19 +52,26 @@ struct WinogradWeight {
 
   static double cost(const WeightJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
-    if (job.h.taps != R || job.w.taps != R) return kNever;
-    if (!falls_into_taps<R>(job.h) || !falls_into_taps<R>(job.w)) return kNever;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
-    if (job.algorithm == Algorithm::winograd) return 0;
-    if (!kSaves<S, R>) return kNever;
+    TapParts<R> h(job.h), w(job.w);
+    if (!h.fit() || !w.fit() || h.count() * w.count() != 1) return kNever;
+    if (job.h.taps < 2 || job.w.taps < 2) return kNever;
+    double points = 1.0 * h.points() * w.points();
+    bool forced = job.algorithm == Algorithm::winograd;
     Blocks blocks(job);
-    if (all * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)) return kNever;
+    if (!forced &&
+        (!kSaves<S, R> || points * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)))
+      return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
     bool apart = job.input.c != 1 && blocks.image.w.spacing() > 1;  // columns, which are not turned
     double transforms = all * ((apart ? 28 : 20) * channels * blocks.filter_blocks +
                                20 * filters * blocks.channel_blocks);
-    return job.groups * (blocks.tiles * (1.2 * all * job.channels * filters + transforms) +
-                         12.5 * all * splits(job) * job.channels * filters);
+    double products = 1.2 * points * job.channels * filters;
+    double results = 12.5 * all * splits(job);
+    if (job.c != 1 && !is_whole(job)) results += 40 * job.h.taps * job.w.taps;  // tap by tap
+    double cost =
+        job.groups * (blocks.tiles * (products + transforms) + results * job.channels * filters);
+    return forced ? kForced * cost : cost;
   }
 
   // As many parts as make 16 tasks, but no more than there are times kPart tiles.
@@ -118,13 +125,18 @@ struct WinogradWeight {
       transform_tiles<S, InputEvaluation<N>, N>(
           input, channels, job.h, job.w,
           {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
-          count, strip, inputs, {blocks.input_line(), kPitch, lanes});
+          count, strip, inputs, {blocks.input_line(), kPitch, lanes, {N, N}});
       transform_tiles<S, FilterEvaluation<N, r>, r>(grad, filters, maps.h, maps.w, {0, 0},
                                                     blocks.image, tile, count, strip, grads,
-                                                    {blocks.filter_line(), kPitch, lanes});
-      for (int64_t point = 0; point < all; ++point)
-        multiply(channels, filters, count, inputs + point * lanes, blocks.input_line(),
-                 grads + point * lanes, products + point * lanes, blocks.filter_line(), add);
+                                                    {blocks.filter_line(), kPitch, lanes, {N, N}});
+      for (int64_t i = 0; i < N; ++i)
+        for (int64_t j = 0; j < N; ++j) {
+          bool is_there = i < job.h.taps + r - 1 && j < job.w.taps + r - 1;
+          if (!is_there && add) continue;  // else it is a sum of nothing
+          int64_t point = (i * N + j) * lanes;
+          multiply(channels, filters, is_there ? count : 0, inputs + point, blocks.input_line(),
+                   grads + point, products + point, blocks.filter_line(), add);
+        }
     }
     transform_back(job, split, segment, group, c, channels, k, filters, products);
   }
@@ -202,22 +214,28 @@ struct WinogradWeight {
     mark(job.spread + segment, any_lane(special));
   }
 
+  // Whether the taps of all channels lie side by side.
+  static bool is_whole(const WeightJob& job) {
+    return job.h.taps == R && job.w.taps == R && job.s == 1 && job.r == R && job.c == R * R;
+  }
+
   // A vector of filters of up to a vector of channels: taps[channel][tap][lane].
   static void store_taps(const WeightJob& job, int64_t segment, int64_t group, int64_t c,
                          int64_t channels, int64_t k, const T* taps) {
     S* to = static_cast<S*>(job.result) + segment * job.segment +
             (group * job.filters + k) * job.k + c * job.c;
     int64_t filters = least(lanes, job.filters - k);
-    if (job.s == 1 && job.r == R && job.c == R * R)
-      return store_transposed(taps, lanes, channels * R * R, filters, to, job.k);
-    for (int64_t tap = 0; tap < R * R && job.c == 1; ++tap)
-      store_transposed(taps + tap * lanes, R * R * lanes, channels, filters,
-                       to + tap / R * job.r + tap % R * job.s, job.k);
+    if (is_whole(job)) return store_transposed(taps, lanes, channels * R * R, filters, to, job.k);
+    for (int64_t r = 0; r < job.h.taps && job.c == 1; ++r)
+      for (int64_t s = 0; s < job.w.taps; ++s)
+        store_transposed(taps + (r * R + s) * lanes, R * R * lanes, channels, filters,
+                         to + r * job.r + s * job.s, job.k);
     // A filter after the other: their places may all meet one set of a cache.
     for (int64_t lane = 0; lane < filters && job.c != 1; ++lane)
       for (int64_t i = 0; i < channels; ++i)
-        for (int64_t tap = 0; tap < R * R; ++tap)
-          narrow(taps[(i * R * R + tap) * lanes + lane],
-                 to[lane * job.k + i * job.c + tap / R * job.r + tap % R * job.s]);
+        for (int64_t r = 0; r < job.h.taps; ++r)
+          for (int64_t s = 0; s < job.w.taps; ++s)
+            narrow(taps[((i * R + r) * R + s) * lanes + lane],
+                   to[lane * job.k + i * job.c + r * job.r + s * job.s]);
   }
 };

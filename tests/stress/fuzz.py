@@ -23,6 +23,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import product
+from math import ceil
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
@@ -173,15 +175,26 @@ def grads(outputs: Any, inputs: Any, given: Any, **options: Any) -> tuple[Tensor
 def minimal(case: Case) -> set[str]:
     """The operations that minimal filtering may take, where all others are exact.
 
-    It needs 2, 3 or 5 taps in a phase of the stride, as many rows as columns; forward, in each.
+    It needs two taps an axis, a phase of the stride that has them, and for a filter gradient parts
+    of about as many rows as columns.
     """
     g, (rows, columns) = case.geometry, case.filter[-2:]
     axes = (rows, g.stride_h, g.dilation_h), (columns, g.stride_w, g.dilation_w)
     h, w = (set(Counter(r * step % s for r in range(n)).values()) for n, s, step in axes)
-    if ALGORITHMS[g.algorithm] == "direct" or not h & w & {2, 3, 5}:
+    if ALGORITHMS[g.algorithm] == "direct" or min(rows, columns) < 2 or max(h | w) < 2:
         return set()
-    gradients = {"full_convolve", "correlate_weight"}
-    return gradients | {"correlate"} if len(h | w) == 1 else gradients
+
+    def parts(taps: int) -> set[int]:
+        count = ceil(taps / 3)
+        return {taps // count, ceil(taps / count)}
+
+    pairs = product(set().union(*map(parts, h)), set().union(*map(parts, w)))
+    found = {"correlate"}
+    if min(max(h), max(w)) > 1:
+        found.add("full_convolve")
+    if any(min(pair) > 1 and abs(pair[0] - pair[1]) < 2 for pair in pairs):
+        found.add("correlate_weight")
+    return found
 
 
 def check_convolution(

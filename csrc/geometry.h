@@ -161,12 +161,17 @@ class AxisTable {
 
   // The same, cut into the phases of a strided convolution, which are the taps that leave the same
   // remainder, and these into parts of 2 or 3 neighbours: all that minimal filtering can do.
+  static constexpr int64_t kPartTaps = 3;
+  static bool has_parts(const Axis& axis) {
+    return axis.kernel > (axis.stride > 1 ? 1 : kPartTaps);
+  }
   static std::vector<AxisTable> forward_parts(const Axis& axis) {
     std::map<int64_t, std::vector<int64_t>> phases;
     for (int64_t r = 0; r < axis.kernel; ++r) phases[r * axis.dilation % axis.stride].push_back(r);
     std::vector<AxisTable> tables;
     for (const auto& [_, taps] : phases) {
-      int64_t count = static_cast<int64_t>(taps.size()), parts = (count + 2) / 3;
+      int64_t count = static_cast<int64_t>(taps.size());
+      int64_t parts = (count + kPartTaps - 1) / kPartTaps;
       for (int64_t part = 0; part < parts; ++part) {
         AxisTable& table = tables.emplace_back(forward_without_taps(axis));
         for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i)

@@ -1,8 +1,8 @@
-// Huge pages for large results. Fresh memory is handed out a page at a time when it is first
-// written, and in pages of 4 KiB that takes longer than most layers take to fill them. Linux gives
-// pages of 2 MiB to those who ask (https://docs.kernel.org/admin-guide/mm/transhuge.html), as NumPy
-// does for its arrays of 4 MiB and more. Asked for are those pages that lie in the memory whole:
-// nothing becomes larger.
+// Huge pages for large results and packed filters. Fresh memory is handed out a page at a time when
+// it is first written, and in pages of 4 KiB that takes longer than most layers take to fill them.
+// Linux gives pages of 2 MiB to those who ask
+// (https://docs.kernel.org/admin-guide/mm/transhuge.html), as NumPy does for its arrays of 4 MiB
+// and more. Asked for are those pages that lie in the memory whole: nothing becomes larger.
 #pragma once
 
 #include <cstdint>

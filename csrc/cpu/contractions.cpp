@@ -226,10 +226,10 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
     f(*choice.way, whole);
     return choice.cost;
   };
+  if (!AxisTable::has_parts(geometry.h) && !AxisTable::has_parts(geometry.w)) return by_one();
   if (job.algorithm == Algorithm::direct || job.h.taps * job.w.taps > kTriedTaps) return by_one();
   std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_parts(geometry.w);
-  if (h.size() * w.size() < 2) return by_one();
   std::vector<std::pair<const WeightWay*, WeightJob>> parts;
   double apart = 0;
   bool minimal = false;

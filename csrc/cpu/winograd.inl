@@ -71,11 +71,11 @@ struct Winograd {
   static double cost(const CorrelateJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (job.rows == 0 || job.depth == 0 || job.batch == 0) return kNever;
-    TapParts<R> h_parts(job.h), w_parts(job.w);
-    if (!h_parts.fit() || !w_parts.fit()) return kNever;
     // One row or column of taps saves too little; of few terms would show what six points round.
     constexpr int64_t fewest = N > 4 ? 3 : 2;
     if (job.h.taps < fewest || job.w.taps < fewest) return kNever;
+    TapParts<R> h_parts(job.h), w_parts(job.w);
+    if (!h_parts.fit() || !w_parts.fit()) return kNever;
     const TiledAxis h(job.h, m), w(job.w, m);
     double points = 1.0 * h_parts.points() * w_parts.points(), tiles = h.tiles * w.tiles;
     double parts = h_parts.count() * w_parts.count();

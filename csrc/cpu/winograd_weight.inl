@@ -53,9 +53,9 @@ struct WinogradWeight {
   static double cost(const WeightJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
+    if (job.h.taps < 2 || job.w.taps < 2 || job.h.taps > R || job.w.taps > R) return kNever;
     TapParts<R> h(job.h), w(job.w);
     if (!h.fit() || !w.fit() || h.count() * w.count() != 1) return kNever;
-    if (job.h.taps < 2 || job.w.taps < 2) return kNever;
     double points = 1.0 * h.points() * w.points();
     bool forced = job.algorithm == Algorithm::winograd;
     Blocks blocks(job);

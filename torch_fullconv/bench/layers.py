@@ -94,6 +94,8 @@ LAYERS = (
     Layer("U-Net down", 2, 64, 128, 64, 3, padding=1),
     Layer("U-Net up", 2, 128, 64, 64, 3, padding=1),
     Layer("U-Net head", 2, 64, 128, 2, 1),
+    Layer("PatchGAN 4x4", 2, 256, 32, 512, 4, padding=1),
+    Layer("image compression 5x5, stride 2", 2, 128, 64, 128, 5, 2, 2),
     Layer("super-resolution 9x9", 2, 1, 128, 64, 9, padding=4),
     Layer("super-resolution 5x5", 2, 64, 128, 32, 5, padding=2),
     Layer("super-resolution 5x5, last", 2, 32, 128, 1, 5, padding=2),

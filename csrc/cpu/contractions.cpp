@@ -228,6 +228,7 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
   };
   if (!AxisTable::has_parts(geometry.h) && !AxisTable::has_parts(geometry.w)) return by_one();
   if (job.algorithm == Algorithm::direct || job.h.taps * job.w.taps > kTriedTaps) return by_one();
+  if (geometry.h.planes > 1) return by_one();  // whose columns are channels: a single one is left
   std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_parts(geometry.w);
   std::vector<std::pair<const WeightWay*, WeightJob>> parts;

@@ -65,7 +65,8 @@ def test_any_geometry(case, dtype, places):
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
 @pytest.mark.parametrize(
     ("kernel", "stride"),
-    [((2, 2), 1), ((3, 3), 1), ((4, 4), 1), ((5, 5), 1), ((8, 3), 1), ((3, 3), 2), ((5, 5), 2)],
+    [(s, 1) for s in ((2, 2), (3, 3), (4, 4), (5, 5), (8, 3))]
+    + [(s, 2) for s in ((3, 3), (4, 4), (5, 5))],
 )
 @pytest.mark.parametrize("dtype", [F32, F64], ids=ident)
 def test_many_blocks(dtype, kernel, stride, place):

@@ -213,7 +213,7 @@ WeightJob part_of(WeightJob job, const AxisMap& h, const AxisMap& w, int64_t sca
   return job;
 }
 
-constexpr int64_t kTriedTaps = 1 << 10;  // of a filter that may fall into parts
+constexpr double kJob = 4e4;  // what a job takes beside its work: microseconds
 
 // Calls f(way, job) for the jobs whose taps make up the filter, and returns what they cost: one for
 // all, or one for each pair of parts of the axes where Winograd's filtering makes those cheaper.
@@ -227,7 +227,9 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
     return choice.cost;
   };
   if (!AxisTable::has_parts(geometry.h) && !AxisTable::has_parts(geometry.w)) return by_one();
-  if (job.algorithm == Algorithm::direct || job.h.taps * job.w.taps > kTriedTaps) return by_one();
+  if (job.algorithm == Algorithm::direct) return by_one();
+  double fewest = job.h.taps * job.w.taps / 9.0;  // parts, of 3 x 3 taps
+  if (job.algorithm == Algorithm::automatic && choice.cost < kJob * fewest) return by_one();
   if (geometry.h.planes > 1) return by_one();  // whose columns are channels: a single one is left
   std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_parts(geometry.w);

@@ -84,7 +84,7 @@ struct Winograd {
     if (!forced && (!kSaves<S, R> || points * tiles >= terms_of(job.h) * terms_of(job.w)))
       return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
-    double point = R == 2 && parts > 1 ? 30 : 17;  // small tiles share less
+    double point = R == 2 && parts > 1 ? 30 : 17;  // parts of small tiles share less
     double inputs = point * points / parts * depth, results = point * all * rows;
     // Seconds are turned at some cost, columns further apart not at all; of large steps a line of
     // the tensor is met again in each phase.

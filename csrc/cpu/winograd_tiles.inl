@@ -23,7 +23,7 @@ struct TiledAxis {
   int64_t phase_tiles, tiles;
 
   TiledAxis(const AxisMap& axis, int64_t m) : positions(axis.positions), step(axis.step), m(m) {
-    int64_t apart = axis.taps > 1 ? std::abs(axis.offset[1] - axis.offset[0]) : step;
+    int64_t apart = std::abs(axis.offset[1] - axis.offset[0]);
     int64_t shared = greatest_divisor(step, apart);
     tap_phases = step / shared;
     dilation = apart / shared;
@@ -66,15 +66,15 @@ struct TapPart {
   int64_t tap(const AxisMap& axis, int64_t r) const { return axis.tap[first + r * next]; }
 };
 
-// The parts of an axis' taps, of R or R - 1 each.
+// The parts of an axis' taps, two or more, of R or R - 1 each.
 template <int R>
 struct TapParts {
   int64_t taps, phases;
   bool even, forwards;  // equally far from each other; in the order of the source
 
   explicit TapParts(const AxisMap& axis)
-      : taps(axis.taps), even(taps > 0 && axis.position_step != 0 && axis.positions > 0) {
-    int64_t apart = taps > 1 ? axis.offset[1] - axis.offset[0] : 1;
+      : taps(axis.taps), even(axis.position_step != 0 && axis.positions > 0) {
+    int64_t apart = axis.offset[1] - axis.offset[0];
     forwards = apart > 0;
     for (int64_t r = 2; r < taps; ++r) even &= axis.offset[r] - axis.offset[r - 1] == apart;
     phases = even ? least(taps, TiledAxis(axis, 1).tap_phases) : 0;

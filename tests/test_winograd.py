@@ -65,8 +65,8 @@ def test_any_geometry(case, dtype, places):
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
 @pytest.mark.parametrize(
     ("kernel", "stride"),
-    [(s, 1) for s in ((2, 2), (3, 3), (4, 4), (5, 5), (8, 3))]
-    + [(s, 2) for s in ((3, 3), (4, 4), (5, 5))],
+    [(s, 1) for s in ((2, 2), (3, 3), (4, 4), (5, 5), (8, 3), (1, 3), (7, 1), (3, 2))]
+    + [(s, 2) for s in ((3, 3), (4, 4), (5, 5), (1, 5))],
 )
 @pytest.mark.parametrize("dtype", [F32, F64], ids=ident)
 def test_many_blocks(dtype, kernel, stride, place):
@@ -79,29 +79,32 @@ def test_many_blocks(dtype, kernel, stride, place):
 
 
 LAYERS = {
-    "wide": (8, 64, 56, 64, 3, 1),
-    "middle": (4, 128, 28, 128, 3, 1),
-    "deep": (2, 512, 7, 512, 3, 1),
-    "few": (2, 16, 32, 16, 3, 1),
-    "five": (2, 64, 32, 32, 5, 1),
-    "two": (2, 64, 32, 64, 2, 1),
-    "four": (2, 64, 32, 64, 4, 1),
-    "seven": (2, 64, 28, 64, 7, 1),
-    "strided three": (2, 128, 28, 128, 3, 2),
-    "strided four": (2, 64, 64, 128, 4, 2),
-    "strided five": (2, 64, 32, 128, 5, 2),
+    "wide": (8, 64, 56, 64, (3, 3), 1),
+    "middle": (4, 128, 28, 128, (3, 3), 1),
+    "deep": (2, 512, 7, 512, (3, 3), 1),
+    "few": (2, 16, 32, 16, (3, 3), 1),
+    "five": (2, 64, 32, 32, (5, 5), 1),
+    "two": (2, 64, 32, 64, (2, 2), 1),
+    "four": (2, 64, 32, 64, (4, 4), 1),
+    "seven": (2, 64, 28, 64, (7, 7), 1),
+    "strided three": (2, 128, 28, 128, (3, 3), 2),
+    "strided four": (2, 64, 64, 128, (4, 4), 2),
+    "strided five": (2, 64, 32, 128, (5, 5), 2),
+    "row": (4, 128, 28, 128, (1, 3), 1),
+    "column": (2, 64, 56, 64, (3, 1), 1),
+    "long row": (2, 64, 28, 64, (1, 7), 1),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_error_is_within_four_times_stock(name):
-    n, c, size, k, r, stride = LAYERS[name]
+    n, c, size, k, (r, s), stride = LAYERS[name]
     g = torch.Generator().manual_seed(5)
-    pad = (r - 1) // 2
-    geometry = Geometry(1, stride, stride, pad, pad, pad, pad, algorithm=2)
+    pad = (r - 1) // 2, (s - 1) // 2
+    geometry = Geometry(1, stride, stride, pad[0], pad[0], pad[1], pad[1], algorithm=2)
     x = torch.randn(n, c, size, size, generator=g)
-    f = torch.randn(k, c, r, r, generator=g) / (c * r * r) ** 0.5
-    o = torch.randn(n, k, *geometry.output_size(size, size, r, r), generator=g)
+    f = torch.randn(k, c, r, s, generator=g) / (c * r * s) ** 0.5
+    o = torch.randn(n, k, *geometry.output_size(size, size, r, s), generator=g)
 
     def stock(x: Tensor, f: Tensor, o: Tensor) -> tuple[Tensor, ...]:
         x, f = x.clone().requires_grad_(), f.clone().requires_grad_()
@@ -117,16 +120,18 @@ def test_error_is_within_four_times_stock(name):
 
 @pytest.mark.parametrize("operand", ["input", "filter", "grad"])
 @pytest.mark.parametrize("special", [torch.nan, torch.inf])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (4, 1), (4, 2), (3, 2), (5, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((s, s), t) for s, t in ((3, 1), (4, 1), (4, 2), (3, 2), (5, 2))] + [((1, 5), 1), ((4, 1), 1)],
+)
 def test_special_values_do_not_spread_over_a_tile(kernel, stride, special, operand):
     """NaN and Inf are where the direct sums have them, and nowhere else."""
-    filters = (4, 3, kernel, kernel)
-    layer = case((2, 3, 13, 14), filters, (stride, stride), ONES, algorithm="winograd")
+    layer = case((2, 3, 13, 14), (4, 3, *kernel), (stride, stride), ONES, algorithm="winograd")
     direct = layer._replace(geometry=layer.geometry._replace(algorithm=1))
     for place, dtype in product((Tensor.contiguous, channels_last), (F32, F64, BF16)):
         t = operands(layer, dtype)
         t = Operands(*map(place, t[:3]), *t[3:])
-        getattr(t, operand)[1, 2, 1, 2] = special
+        getattr(t, operand)[1, 2, -1, -1] = special
         results, exact = by_ops(layer, t), by_ops(direct, t)
         for op in results:
             special_at = ~exact[op].isfinite()
@@ -148,10 +153,13 @@ def test_what_overflows_only_in_the_transforms_does_not_show():
     assert df.isfinite().all()
 
 
-def ways(n: int, c: int, size: int, k: int, kernel: int = 3, **geometry: int) -> set[str]:
+def ways(
+    n: int, c: int, size: int, k: int, kernel: int | tuple[int, int] = 3, **geometry: int
+) -> set[str]:
     g = Geometry(**geometry)
-    pads = [(kernel - 1) // 2 * dilation for dilation in (g.dilation_h, g.dilation_w)]
-    x, f = torch.zeros(n, c, size, size), torch.zeros(k, c, kernel, kernel)
+    r, s = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    pads = [(r - 1) // 2 * g.dilation_h, (s - 1) // 2 * g.dilation_w]
+    x, f = torch.zeros(n, c, size, size), torch.zeros(k, c, r, s)
     sides = zip(("pad_top", "pad_left", "pad_bottom", "pad_right"), pads * 2, strict=True)
     return set(ops.ways(x, f, g._replace(**dict(sides))).values())
 
@@ -164,6 +172,7 @@ def test_it_is_chosen_where_it_can_win():
     assert ways(2, 64, 28, 64, 4) == ways(2, 64, 56, 64, 7) == {"winograd"}
     assert ways(2, 64, 28, 64, 2) == ways(2, 64, 56, 64, 6, stride_h=2, stride_w=2) == {"winograd"}
     assert ways(2, 64, 56, 64, dilation_h=2, dilation_w=2) == {"winograd"}
+    assert ways(2, 64, 56, 64, (1, 3)) == ways(2, 64, 56, 64, (3, 1)) == {"winograd"}
     assert "winograd" not in ways(2, 64, 28, 64, dilation_h=12, dilation_w=12)  # much padding
     assert "winograd" not in ways(2, 64, 1, 64) | ways(2, 64, 56, 64, 1)
     assert "winograd" not in ways(2, 3, 56, 4)

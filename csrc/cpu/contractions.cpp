@@ -234,7 +234,9 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
   std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);
   std::vector<AxisTable> w = AxisTable::forward_parts(geometry.w);
   std::vector<std::pair<const WeightWay*, WeightJob>> parts;
-  double apart = 0;
+  // Taps beside each other are stored one by one.
+  double apart =
+      job.c == 1 ? 0 : 4.0 * job.groups * job.filters * job.channels * job.h.taps * job.w.taps;
   bool minimal = false;
   for (const AxisTable& rows : h)
     for (const AxisTable& columns : w) {

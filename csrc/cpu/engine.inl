@@ -92,8 +92,9 @@ constexpr Engine make_engine() {
 #ifdef FULLCONV_MATRIX_UNIT
           filter_way<Amx<S>>("amx"),
 #endif
-          filter_way<Unreached<S>>("unreached"), filter_way<Winograd<S, 3>>("winograd"),
-          filter_way<Winograd<S, 5>>("winograd"), filter_way<Winograd<S, 2>>("winograd"),
+          filter_way<Unreached<S>>("unreached"), filter_way<Winograd<S, 3, 3>>("winograd"),
+          filter_way<Winograd<S, 5, 5>>("winograd"), filter_way<Winograd<S, 2, 2>>("winograd"),
+          filter_way<Winograd<S, 1, 3>>("winograd"), filter_way<Winograd<S, 3, 1>>("winograd"),
           filter_way<Depthwise<S>>("depthwise"), filter_way<Dots<S>>("dots"),
           filter_way<Linear<S>>("linear"), filter_way<Pointwise<S>>("pointwise"),
           filter_way<Direct<S>>("direct"), filter_way<Lines<S>>("lines"),
@@ -104,9 +105,11 @@ constexpr Engine make_engine() {
           weight_way<AmxWeight<S>>("amx"),
 #endif
           weight_way<ChannelsWeight<S>>("channels"), weight_way<DepthwiseWeight<S>>("depthwise"),
-          weight_way<WinogradWeight<S, 3>>("winograd"),
-          weight_way<WinogradWeight<S, 5>>("winograd"),
-          weight_way<WinogradWeight<S, 2>>("winograd"), weight_way<LinesWeight<S>>("lines"),
+          weight_way<WinogradWeight<S, 3, 3>>("winograd"),
+          weight_way<WinogradWeight<S, 5, 5>>("winograd"),
+          weight_way<WinogradWeight<S, 2, 2>>("winograd"),
+          weight_way<WinogradWeight<S, 1, 3>>("winograd"),
+          weight_way<WinogradWeight<S, 3, 1>>("winograd"), weight_way<LinesWeight<S>>("lines"),
           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},
       ChannelSum<S>::tasks,
       ChannelSum<S>::run};

@@ -2,7 +2,7 @@
 // [row][column][lane]. What transforms tiles of an image reads and writes strips, and is the same
 // for every layout, storage type and padding mode.
 
-constexpr int64_t kStripTiles = 8;  // tiles of a strip that lie side by side
+constexpr int64_t kStripColumns = 32;  // of the tiles of a strip, beside what they overlap
 
 // Where a strip is in an image: its first row and column, counted as base + offset of the axis
 // maps, and the steps to the next ones.

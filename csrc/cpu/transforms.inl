@@ -6,13 +6,16 @@
 // (Toom-Cook, transposed; S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin and
 // S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016). Of 6 points 0, ±5/8, ±3/2, ∞
 // round less than half as much as the usual 0, ±1, ±2, ∞, and are exact in binary; 4 points, for 2
-// taps, are 0, ±1, ∞, which round about as direct sums do (6 would round three times as much). In
-// two dimensions each transform is applied to columns, then to rows.
+// taps, are 0, ±1, ∞, which round about as direct sums do (6 would round three times as much); the
+// one point for 1 tap is ∞, where nothing is transformed. In two dimensions each transform is
+// applied to columns, then to rows.
 
 template <int N>
 constexpr double kPoint[N - 1] = {0, 0.625, -0.625, 1.5, -1.5};  // and ∞
 template <>
 constexpr double kPoint<4>[3] = {0, 1, -1};
+template <>
+constexpr double kPoint<1>[1] = {};  // none
 
 template <int ROWS, int COLUMNS>
 struct Matrix {
@@ -109,7 +112,11 @@ inline void evaluate(const V* x, V* y) {
 template <int N, int M, class V>
 inline void interpolate(const V* x, V* y) {
   using T = std::remove_reference_t<decltype(y[0][0] + y[0][0])>;
-  constexpr int pairs = N / 2 - 1;
+  if constexpr (N == 1) {
+    y[0] = x[0];
+    return;
+  }
+  constexpr int pairs = N > 1 ? N / 2 - 1 : 1;
   constexpr Matrix<M, N> a = interpolation<N, M>();
   V even[pairs], odd[pairs];
   for (int j = 0; j < pairs; ++j) {
@@ -125,68 +132,69 @@ inline void interpolate(const V* x, V* y) {
   y[M - 1] += x[N - 1];
 }
 
-// The points of a transform along both axes: N each, or N - 1, without ∞.
+// The points of a transform along both axes: all, or without ∞.
 struct Points {
   int64_t rows, columns;
   int64_t count() const { return rows * columns; }
 };
 
-// to[point] = matrix · tile · matrixᵀ, for a tile of SIZE x SIZE vectors in lines of `width` ones.
-// The lines `next` behind are asked for: with N² planes to write to, stores that find none in the
-// first-level cache are what a processor waits for.
-template <class E, int SIZE, class T>
+// to[point] = matrix · tile · matrixᵀ, by H's matrix and W's, for a tile of vectors in lines of
+// `width` ones. The lines `next` behind are asked for: with that many planes to write to, stores
+// that find none in the first-level cache are what a processor waits for.
+template <class H, class W, class T>
 inline void evaluate_tile(const T* tile, int64_t width, const Points& points, T* to, int64_t plane,
                           int64_t next) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
-  constexpr int N = E::points;
-  V half[N][SIZE], line[N];
+  V half[H::points][W::columns];
 #pragma GCC unroll 8
-  for (int j = 0; j < SIZE; ++j) {
-    V column[SIZE];
-    for (int i = 0; i < SIZE; ++i)
+  for (int j = 0; j < W::columns; ++j) {
+    V column[H::columns], values[H::points];
+    for (int i = 0; i < H::columns; ++i)
       column[i] = *reinterpret_cast<const V*>(tile + (i * width + j) * lanes);
-    evaluate<E>(column, line);
-    for (int i = 0; i < N; ++i) half[i][j] = line[i];
+    evaluate<H>(column, values);
+    for (int i = 0; i < H::points; ++i) half[i][j] = values[i];
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < N; ++i) {
-    if (i == N - 1 && points.rows < N) break;
-    evaluate<E>(half[i], line);
-    for (int j = 0; j < N; ++j, to += plane) {
-      if (j == N - 1 && points.columns < N) break;
+  for (int i = 0; i < H::points; ++i) {
+    if (i == H::points - 1 && points.rows < H::points) break;
+    V line[W::points];
+    evaluate<W>(half[i], line);
+    for (int j = 0; j < W::points; ++j, to += plane) {
+      if (j == W::points - 1 && points.columns < W::points) break;
       *reinterpret_cast<V*>(to) = line[j];
       __builtin_prefetch(to + next, 1);
     }
   }
 }
 
-// tile = Aᵀ · product · A + bias, of M x M vectors in lines of `width` ones; `next` as above.
-// Returns a number that is not 0 where one of them is a NaN or Inf. Never inlined: its caller would
-// leave it too few registers.
-template <int N, int M, class T>
+// tile = Aᵀ · product · A + bias, of OH x OW vectors, from NH x NW, in lines of `width` ones;
+// `next` as above. Returns a number that is not 0 where one of them is a NaN or Inf. Never inlined:
+// its caller would leave it too few registers.
+template <int NH, int NW, int OH, int OW, class T>
 __attribute__((noinline)) typename Vector<T>::type interpolate_tile(const T* product, int64_t plane,
                                                                     int64_t next,
                                                                     typename Vector<T>::type bias,
                                                                     T* tile, int64_t width) {
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
-  V half[M][N], line[M], special = {};
+  V half[OH][NW], special = {};
 #pragma GCC unroll 8
-  for (int j = 0; j < N; ++j) {
-    V column[N];
-    for (int i = 0; i < N; ++i) {
-      const T* place = product + (i * N + j) * plane;
+  for (int j = 0; j < NW; ++j) {
+    V column[NH], values[OH];
+    for (int i = 0; i < NH; ++i) {
+      const T* place = product + (i * NW + j) * plane;
       column[i] = *reinterpret_cast<const V*>(place);
       __builtin_prefetch(place + next);
     }
-    interpolate<N, M>(column, line);
-    for (int i = 0; i < M; ++i) half[i][j] = line[i];
+    interpolate<NH, OH>(column, values);
+    for (int i = 0; i < OH; ++i) half[i][j] = values[i];
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-    interpolate<N, M>(half[i], line);
-    for (int j = 0; j < M; ++j) {
+  for (int i = 0; i < OH; ++i) {
+    V line[OW];
+    interpolate<NW, OW>(half[i], line);
+    for (int j = 0; j < OW; ++j) {
       V value = line[j] + bias;
       special += value * 0;
       *reinterpret_cast<V*>(tile + (i * width + j) * lanes) = value;

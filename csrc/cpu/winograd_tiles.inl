@@ -1,5 +1,5 @@
-// Tiles of images and parts of filters: what Winograd's ways share, which are correlations of R x R
-// taps with stride 1.
+// Tiles of images and parts of filters: what Winograd's ways share, which are correlations of RH x
+// RW taps with stride 1.
 //
 // Taps that lie d apart meet positions whose inputs are s apart. Counted in steps of lcm(s, d),
 // both are 1 apart: taps fall into s/gcd(s, d) phases, each of which meets its own part of the
@@ -23,7 +23,7 @@ struct TiledAxis {
   int64_t phase_tiles, tiles;
 
   TiledAxis(const AxisMap& axis, int64_t m) : positions(axis.positions), step(axis.step), m(m) {
-    int64_t apart = std::abs(axis.offset[1] - axis.offset[0]);
+    int64_t apart = axis.taps > 1 ? std::abs(axis.offset[1] - axis.offset[0]) : step;
     int64_t shared = greatest_divisor(step, apart);
     tap_phases = step / shared;
     dilation = apart / shared;
@@ -48,13 +48,15 @@ struct Tiles {  // of an image
 // Points of a transform for R taps, and the outputs of a tile.
 template <int R>
 constexpr int kPoints = R == 2 ? 4 : 6;
+template <>
+constexpr int kPoints<1> = 1;
 template <int R>
 constexpr int kOutputs = kPoints<R> + 1 - R;
 
 // Whether fewer products are less work: direct sums multiply in pairs where a processor can, which
-// leaves nothing to win for 2 x 2 taps.
-template <class S, int R>
-constexpr bool kSaves = R > 2 || kNumbers<typename Element<S>::type> == 1;
+// leaves nothing to win for 2 x 2 taps, or for one row or column of them.
+template <class S, int RH, int RW>
+constexpr bool kSaves = (RH > 2 && RW > 2) || kNumbers<typename Element<S>::type> == 1;
 
 // Taps of an axis, neighbours in one phase, in the order of the source.
 struct TapPart {
@@ -66,7 +68,7 @@ struct TapPart {
   int64_t tap(const AxisMap& axis, int64_t r) const { return axis.tap[first + r * next]; }
 };
 
-// The parts of an axis' taps, two or more, of R or R - 1 each.
+// The parts of an axis' taps, of R or R - 1 each; of R = 1, each its own.
 template <int R>
 struct TapParts {
   int64_t taps, phases;
@@ -74,7 +76,7 @@ struct TapParts {
 
   explicit TapParts(const AxisMap& axis)
       : taps(axis.taps), even(axis.position_step != 0 && axis.positions > 0) {
-    int64_t apart = axis.offset[1] - axis.offset[0];
+    int64_t apart = taps > 1 ? axis.offset[1] - axis.offset[0] : 1;
     forwards = apart > 0;
     for (int64_t r = 2; r < taps; ++r) even &= axis.offset[r] - axis.offset[r - 1] == apart;
     phases = even ? least(taps, TiledAxis(axis, 1).tap_phases) : 0;
@@ -117,8 +119,8 @@ struct Strip {
 // The strip that begins at index `at` of a block of `count` tiles.
 inline Strip strip_at(const Tiles& plan, int64_t first, int64_t count, int64_t at) {
   int64_t column = (first + at) % plan.w.tiles, line = (first + at) / plan.w.tiles;
-  int64_t tiles =
-      least(least(count - at, kStripTiles), plan.w.phase_tiles - column % plan.w.phase_tiles);
+  int64_t tiles = least(least(count - at, kStripColumns / plan.w.m),
+                        plan.w.phase_tiles - column % plan.w.phase_tiles);
   return {line / plan.h.tiles, plan.h.first(line % plan.h.tiles), plan.w.first(column), tiles, at};
 }
 
@@ -129,19 +131,19 @@ struct TileSteps {
   Points points;
 };
 
-// to = matrix · tile · matrixᵀ for tiles of SIZE x SIZE elements, the first of which starts at
-// `origin`, a row and a column. While a strip is transformed the lines of the next are asked for,
-// row by row: a vector of channels leaves gaps that hardware does not foresee.
-template <class S, class E, int SIZE, class T>
+// Tiles transformed by H's matrix and W's, the first of which starts at `origin`, a row and a
+// column. While a strip is transformed the lines of the next are asked for, row by row: a vector of
+// channels leaves gaps that hardware does not foresee.
+template <class S, class H, class W, class T>
 void transform_tiles(const View& source, int64_t channels, const AxisMap& h, const AxisMap& w,
                      std::pair<int64_t, int64_t> origin, const Tiles& plan, int64_t first,
                      int64_t count, T* strip, T* to, const TileSteps& steps) {
   constexpr int64_t lanes = Vector<T>::lanes;
-  auto columns = [&](const Strip& now) { return plan.w.m * (now.tiles - 1) + SIZE; };
+  auto columns = [&](const Strip& now) { return plan.w.m * (now.tiles - 1) + W::columns; };
   auto place = [&](const Strip& now) {
     return Place{origin.first + now.row * h.step,
                  origin.second + now.column * w.step,
-                 SIZE,
+                 H::columns,
                  columns(now),
                  plan.h.dilation * h.step,
                  plan.w.dilation * w.step};
@@ -156,12 +158,13 @@ void transform_tiles(const View& source, int64_t channels, const AxisMap& h, con
     Strip next = strip_at(plan, first, count, next_c == c ? now.at + now.tiles : 0);
     for (int64_t tile = 0; tile < now.tiles; ++tile) {
       if (next_c < channels)
-        for (int64_t i = SIZE * tile / now.tiles; i < SIZE * (tile + 1) / now.tiles; ++i)
+        for (int64_t i = H::columns * tile / now.tiles; i < H::columns * (tile + 1) / now.tiles;
+             ++i)
           prefetch_row(from(next, next_c), source, least(lanes, channels - next_c), h, w,
                        place(next), i);
-      evaluate_tile<E, SIZE>(strip + tile * plan.w.m * lanes, columns(now), steps.points,
-                             to + (now.at + tile) * steps.tile + c / lanes * steps.vector,
-                             steps.point, steps.tile);
+      evaluate_tile<H, W>(strip + tile * plan.w.m * lanes, columns(now), steps.points,
+                          to + (now.at + tile) * steps.tile + c / lanes * steps.vector, steps.point,
+                          steps.tile);
     }
     now = next, c = next_c;
   }

@@ -1,7 +1,7 @@
-// correlate_weight by Winograd's minimal filtering (transforms.inl), for filters of one part, R
-// taps an axis or one less (winograd_tiles.inl): tiles of r x r output gradients, r = N + 1 - R,
-// act as the filter that N x N inputs are correlated with, and the sum over tiles and samples is
-// taken between the transforms, as one matrix product for each of the N² points:
+// correlate_weight by Winograd's minimal filtering (transforms.inl), for filters of one part, RH x
+// RW taps or one less (winograd_tiles.inl): tiles of rh x rw output gradients, r = N + 1 - R, act
+// as the filter that NH x NW inputs are correlated with, and the sum over tiles and samples is
+// taken between the transforms, as one matrix product for each of the NH · NW points:
 //
 //     product[point][c][k] += Σ_tile inputs[point][tile][c] · grads[point][tile][k]
 //
@@ -9,26 +9,27 @@
 // the shape alone; reduce adds the parts in order. Scratch a task: the products of its block, one
 // chunk of tiles of both operands.
 //
-// Of everything in it a vector's N² points lie beside each other: [tile][vector][point][lane] and
-// [c][vector][point][lane]. Stores to N² places far apart, one a point, would make a transform
-// take 1.5 to 3 times as long.
+// Of everything in it a vector's points lie beside each other: [tile][vector][point][lane] and
+// [c][vector][point][lane]. Stores to as many places far apart would make a transform take 1.5 to 3
+// times as long.
 
-template <class S, int R>
+template <class S, int RH, int RW>
 struct WinogradWeightBlocks {
   using T = typename Compute<S>::type;
-  static constexpr int64_t r = kOutputs<R>, N = kPoints<R>, lanes = Vector<T>::lanes;
+  static constexpr int64_t rh = kOutputs<RH>, rw = kOutputs<RW>, lanes = Vector<T>::lanes;
+  static constexpr int64_t NH = kPoints<RH>, NW = kPoints<RW>, all = NH * NW;
   static constexpr int64_t kChannels = 128, kFilters = 128;
   // Tiles: of a chunk, once for each of which the products are read and written, and that are worth
   // a task.
   static constexpr int64_t kChunk = 512 / sizeof(T), kPart = 64;
-  static constexpr int64_t kPitch = (N * N + 1) * lanes;  // odd, for the cache sets
+  static constexpr int64_t kPitch = (all + 1) * lanes;  // odd, for the cache sets
 
   Tiles image;
   int64_t tiles;  // of a segment
   int64_t channel_blocks, channel_block, filter_blocks, filter_block, chunk;
 
   explicit WinogradWeightBlocks(const WeightJob& job)
-      : image{TiledAxis(job.h, r), TiledAxis(job.w, r)},
+      : image{TiledAxis(job.h, rh), TiledAxis(job.w, rw)},
         tiles(job.batch * image.count()),
         channel_blocks(quotient_up(job.channels, kChannels)),
         channel_block(quotient_up(job.channels, channel_blocks)),
@@ -40,32 +41,36 @@ struct WinogradWeightBlocks {
   int64_t filter_line() const { return filter_block / lanes * kPitch; }  // of grads and products
 };
 
-template <class S, int R>
+template <class S, int RH, int RW>
 struct WinogradWeight {
   using T = typename Compute<S>::type;
   using V = typename Vector<T>::type;
-  using Blocks = WinogradWeightBlocks<S, R>;
-  static constexpr int64_t r = Blocks::r, N = Blocks::N, all = N * N;
-  static constexpr int64_t lanes = Vector<T>::lanes;
+  using Blocks = WinogradWeightBlocks<S, RH, RW>;
+  static constexpr int64_t rh = Blocks::rh, rw = Blocks::rw, lanes = Vector<T>::lanes;
+  static constexpr int64_t NH = Blocks::NH, NW = Blocks::NW, all = Blocks::all, kTaps = RH * RW;
   static constexpr int64_t kPitch = Blocks::kPitch;
-  static constexpr int64_t kStripColumns = r * kStripTiles + R - 1;
+  static constexpr int64_t kStrip = NH * (kStripColumns + RW - 1) * lanes;  // the largest
 
   static double cost(const WeightJob& job) {
     if (job.algorithm == Algorithm::direct || job.exact || job.components != 1) return kNever;
     if (job.channels == 0 || job.filters == 0 || job.batch == 0) return kNever;
-    if (job.h.taps < 2 || job.w.taps < 2 || job.h.taps > R || job.w.taps > R) return kNever;
-    TapParts<R> h(job.h), w(job.w);
+    if (job.h.taps > RH || job.w.taps > RW) return kNever;
+    TapParts<RH> h(job.h);
+    TapParts<RW> w(job.w);
     if (!h.fit() || !w.fit() || h.count() * w.count() != 1) return kNever;
     double points = 1.0 * h.points() * w.points();
     bool forced = job.algorithm == Algorithm::winograd;
     Blocks blocks(job);
     if (!forced &&
-        (!kSaves<S, R> || points * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)))
+        (!kSaves<S, RH, RW> || points * blocks.image.count() >= terms_of(job.h) * terms_of(job.w)))
       return kNever;
     double channels = quotient_up(job.channels, lanes), filters = quotient_up(job.filters, lanes);
-    bool apart = job.input.c != 1 && blocks.image.w.spacing() > 1;  // columns, which are not turned
-    double transforms = all * ((apart ? 28 : 20) * channels * blocks.filter_blocks +
-                               20 * filters * blocks.channel_blocks);
+    constexpr bool line = RH == 1 || RW == 1;
+    double point = line ? 25 : 20;
+    if (int64_t from = blocks.image.w.spacing(); job.input.c != 1 && from > 1)
+      point += line && from > 2 ? 40 : 5;  // columns that are not turned
+    double transforms =
+        all * point * (channels * blocks.filter_blocks + filters * blocks.channel_blocks);
     double products = 1.2 * points * job.channels * filters;
     double results = 12.5 * all * splits(job);
     if (job.c != 1 && !is_whole(job)) results += 40 * job.h.taps * job.w.taps;  // tap by tap
@@ -83,7 +88,7 @@ struct WinogradWeight {
   }
   static int64_t partial_size(const WeightJob& job) {
     if (job.splits == 1) return 0;
-    int64_t vectors = quotient_up(job.filters, lanes) * job.channels * R * R;
+    int64_t vectors = quotient_up(job.filters, lanes) * job.channels * kTaps;
     return job.splits * job.segments * job.groups * vectors * static_cast<int64_t>(sizeof(V));
   }
   static int64_t tasks(const WeightJob& job) {
@@ -94,7 +99,7 @@ struct WinogradWeight {
     Blocks blocks(job);
     int64_t lines = blocks.channel_block * blocks.filter_line() +
                     blocks.chunk * (blocks.input_line() + blocks.filter_line());
-    return (lines + N * kStripColumns * lanes) * sizeof(T);
+    return (lines + kStrip) * sizeof(T);
   }
 
   static void run(const WeightJob& job, int64_t task, void* scratch) {
@@ -122,18 +127,18 @@ struct WinogradWeight {
     int64_t chunk = quotient_up(end - tile, quotient_up(end - tile, blocks.chunk));
     for (bool add = false; tile < end; tile += chunk, add = true) {
       int64_t count = least(chunk, end - tile);
-      transform_tiles<S, InputEvaluation<N>, N>(
+      transform_tiles<S, InputEvaluation<NH>, InputEvaluation<NW>>(
           input, channels, job.h, job.w,
           {job.h.base[0] + job.h.offset[0], job.w.base[0] + job.w.offset[0]}, blocks.image, tile,
-          count, strip, inputs, {blocks.input_line(), kPitch, lanes, {N, N}});
-      transform_tiles<S, FilterEvaluation<N, r>, r>(grad, filters, maps.h, maps.w, {0, 0},
-                                                    blocks.image, tile, count, strip, grads,
-                                                    {blocks.filter_line(), kPitch, lanes, {N, N}});
-      for (int64_t i = 0; i < N; ++i)
-        for (int64_t j = 0; j < N; ++j) {
-          bool is_there = i < job.h.taps + r - 1 && j < job.w.taps + r - 1;
+          count, strip, inputs, {blocks.input_line(), kPitch, lanes, {NH, NW}});
+      transform_tiles<S, FilterEvaluation<NH, rh>, FilterEvaluation<NW, rw>>(
+          grad, filters, maps.h, maps.w, {0, 0}, blocks.image, tile, count, strip, grads,
+          {blocks.filter_line(), kPitch, lanes, {NH, NW}});
+      for (int64_t i = 0; i < NH; ++i)
+        for (int64_t j = 0; j < NW; ++j) {
+          bool is_there = i < job.h.taps + rh - 1 && j < job.w.taps + rw - 1;
           if (!is_there && add) continue;  // else it is a sum of nothing
-          int64_t point = (i * N + j) * lanes;
+          int64_t point = (i * NW + j) * lanes;
           multiply(channels, filters, is_there ? count : 0, inputs + point, blocks.input_line(),
                    grads + point, products + point, blocks.filter_line(), add);
         }
@@ -151,12 +156,12 @@ struct WinogradWeight {
     int64_t blocks = quotient_up(job.channels, lanes), c = task % blocks * lanes;
     int64_t group = task / blocks % job.groups, segment = task / blocks / job.groups;
     int64_t channels = least(lanes, job.channels - c);
-    V sums[lanes * R * R];
+    V sums[lanes * kTaps];
     for (int64_t k = 0; k < job.filters; k += lanes) {
-      for (int64_t i = 0; i < channels * R * R; ++i) sums[i] = V{};
+      for (int64_t i = 0; i < channels * kTaps; ++i) sums[i] = V{};
       for (int64_t split = 0; split < job.splits; ++split) {
         const V* part = partial(job, split, segment, group, c, k);
-        for (int64_t i = 0; i < channels * R * R; ++i) sums[i] += part[i];
+        for (int64_t i = 0; i < channels * kTaps; ++i) sums[i] += part[i];
       }
       store_taps(job, segment, group, c, channels, k, reinterpret_cast<const T*>(sums));
     }
@@ -168,7 +173,7 @@ struct WinogradWeight {
                     int64_t k) {
     int64_t owner = (split * job.segments + segment) * job.groups + group;
     int64_t vector = owner * quotient_up(job.filters, lanes) + k / lanes;
-    return static_cast<V*>(job.partial) + (vector * job.channels + c) * R * R;
+    return static_cast<V*>(job.partial) + (vector * job.channels + c) * kTaps;
   }
 
   // products[c][k] (+)= Σ_tile inputs[tile][c] · grads[tile][k], at one point. A tile of it has the
@@ -195,20 +200,20 @@ struct WinogradWeight {
                              int64_t first_c, int64_t channels, int64_t first_k, int64_t filters,
                              const T* products) {
     Blocks blocks(job);
-    V special = {}, taps[lanes * R * R];
+    V special = {}, taps[lanes * kTaps];
     for (int64_t c = 0; c < channels; c += lanes)
       for (int64_t k = 0; k < filters; k += lanes) {
         int64_t some = least(lanes, channels - c);
         for (int64_t i = 0; i < some; ++i)
-          special +=
-              interpolate_tile<N, R>(products + (c + i) * blocks.filter_line() + k / lanes * kPitch,
-                                     lanes, kPitch, V{}, reinterpret_cast<T*>(taps + i * R * R), R);
+          special += interpolate_tile<NH, NW, RH, RW>(
+              products + (c + i) * blocks.filter_line() + k / lanes * kPitch, lanes, kPitch, V{},
+              reinterpret_cast<T*>(taps + i * kTaps), RW);
         if (job.splits == 1) {
           store_taps(job, segment, group, first_c + c, some, first_k + k,
                      reinterpret_cast<const T*>(taps));
         } else {
           V* part = partial(job, split, segment, group, first_c + c, first_k + k);
-          for (int64_t i = 0; i < some * R * R; ++i) part[i] = taps[i];
+          for (int64_t i = 0; i < some * kTaps; ++i) part[i] = taps[i];
         }
       }
     mark(job.spread + segment, any_lane(special));
@@ -216,7 +221,7 @@ struct WinogradWeight {
 
   // Whether the taps of all channels lie side by side.
   static bool is_whole(const WeightJob& job) {
-    return job.h.taps == R && job.w.taps == R && job.s == 1 && job.r == R && job.c == R * R;
+    return job.h.taps == RH && job.w.taps == RW && job.s == 1 && job.r == RW && job.c == kTaps;
   }
 
   // A vector of filters of up to a vector of channels: taps[channel][tap][lane].
@@ -225,17 +230,17 @@ struct WinogradWeight {
     S* to = static_cast<S*>(job.result) + segment * job.segment +
             (group * job.filters + k) * job.k + c * job.c;
     int64_t filters = least(lanes, job.filters - k);
-    if (is_whole(job)) return store_transposed(taps, lanes, channels * R * R, filters, to, job.k);
+    if (is_whole(job)) return store_transposed(taps, lanes, channels * kTaps, filters, to, job.k);
     for (int64_t r = 0; r < job.h.taps && job.c == 1; ++r)
       for (int64_t s = 0; s < job.w.taps; ++s)
-        store_transposed(taps + (r * R + s) * lanes, R * R * lanes, channels, filters,
+        store_transposed(taps + (r * RW + s) * lanes, kTaps * lanes, channels, filters,
                          to + r * job.r + s * job.s, job.k);
     // A filter after the other: their places may all meet one set of a cache.
     for (int64_t lane = 0; lane < filters && job.c != 1; ++lane)
       for (int64_t i = 0; i < channels; ++i)
         for (int64_t r = 0; r < job.h.taps; ++r)
           for (int64_t s = 0; s < job.w.taps; ++s)
-            narrow(taps[((i * R + r) * R + s) * lanes + lane],
+            narrow(taps[((i * RH + r) * RW + s) * lanes + lane],
                    to[lane * job.k + i * job.c + r * job.r + s * job.s]);
   }
 };

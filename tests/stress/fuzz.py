@@ -175,24 +175,29 @@ def grads(outputs: Any, inputs: Any, given: Any, **options: Any) -> tuple[Tensor
 def minimal(case: Case) -> set[str]:
     """The operations that minimal filtering may take, where all others are exact.
 
-    It needs two taps an axis, a phase of the stride that has them, and for a filter gradient parts
-    of about as many rows as columns.
+    It needs two taps an axis, or three along one of at most two rows or columns, and a phase of the
+    stride that has them; for a filter gradient parts of about as many rows as columns, or of one.
     """
     g, (rows, columns) = case.geometry, case.filter[-2:]
+    if ALGORITHMS[g.algorithm] == "direct":
+        return set()
     axes = (rows, g.stride_h, g.dilation_h), (columns, g.stride_w, g.dilation_w)
     h, w = (set(Counter(r * step % s for r in range(n)).values()) for n, s, step in axes)
-    if ALGORITHMS[g.algorithm] == "direct" or min(rows, columns) < 2 or max(h | w) < 2:
-        return set()
 
     def parts(taps: int) -> set[int]:
         count = ceil(taps / 3)
         return {taps // count, ceil(taps / count)}
 
-    pairs = product(set().union(*map(parts, h)), set().union(*map(parts, w)))
-    found = {"correlate"}
-    if min(max(h), max(w)) > 1:
+    def fits(pair: tuple[int, int]) -> bool:
+        return min(pair) > 1 or max(pair) > 2
+
+    found = set()
+    if fits((rows, columns)) and max(h | w) > 1:
+        found.add("correlate")
+    if any(map(fits, product(h, w))):
         found.add("full_convolve")
-    if any(min(pair) > 1 and abs(pair[0] - pair[1]) < 2 for pair in pairs):
+    pairs = product(set().union(*map(parts, h)), set().union(*map(parts, w)))
+    if any(max(pair) > 1 and (min(pair) == 1 or abs(pair[0] - pair[1]) < 2) for pair in pairs):
         found.add("correlate_weight")
     return found
 

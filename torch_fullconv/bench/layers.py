@@ -5,46 +5,49 @@ Batches are such that one forward pass takes some milliseconds on one core.
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
+
+Pair = tuple[int, int]
+
+
+def pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value
 
 
 class Layer(NamedTuple):
-    """A convolution layer and its input; square images and kernels."""
+    """A convolution layer and its input: sizes, kernels and paddings of both axes, or of each."""
 
     name: str
     batch: int
     channels: int  # C
-    size: int  # H = W
+    size: int | Pair  # H, W
     filters: int  # K
-    kernel: int  # R = S
+    kernel: int | Pair  # R, S
     stride: int = 1
-    padding: int = 0
+    padding: int | Pair = 0
     dilation: int = 1
     groups: int = 1
 
     @property
-    def output(self) -> int:
-        """P = Q."""
-        span = self.size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
-        return span // self.stride + 1
-
-    @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        return self.batch, self.channels, self.size, self.size
+        return self.batch, self.channels, *pair(self.size)
 
     @property
     def filter_shape(self) -> tuple[int, int, int, int]:
-        return self.filters, self.channels // self.groups, self.kernel, self.kernel
+        return self.filters, self.channels // self.groups, *pair(self.kernel)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        return self.batch, self.filters, self.output, self.output
+        axes = zip(pair(self.size), pair(self.kernel), pair(self.padding), strict=True)
+        spans = (h + 2 * pad - self.dilation * (r - 1) - 1 for h, r, pad in axes)
+        p, q = (span // self.stride + 1 for span in spans)
+        return self.batch, self.filters, p, q
 
     @property
     def flops(self) -> int:
         """Of the definition: a multiplication and an addition for each term."""
-        terms = self.channels // self.groups * self.kernel**2
-        return 2 * self.batch * self.filters * self.output**2 * terms
+        return 2 * prod(self.output_shape) * prod(self.filter_shape[1:])
 
 
 LAYERS = (
@@ -96,6 +99,9 @@ LAYERS = (
     Layer("U-Net head", 2, 64, 128, 2, 1),
     Layer("PatchGAN 4x4", 2, 256, 32, 512, 4, padding=1),
     Layer("image compression 5x5, stride 2", 2, 128, 64, 128, 5, 2, 2),
+    Layer("Inception 1x7", 8, 192, 17, 192, (1, 7), padding=(0, 3)),
+    Layer("ERFNet 3x1", 2, 128, (64, 128), 128, (3, 1), padding=(1, 0)),
+    Layer("Tacotron 2 conv1d", 4, 512, (1, 160), 512, (1, 5), padding=(0, 2)),
     Layer("super-resolution 9x9", 2, 1, 128, 64, 9, padding=4),
     Layer("super-resolution 5x5", 2, 64, 128, 32, 5, padding=2),
     Layer("super-resolution 5x5, last", 2, 32, 128, 1, 5, padding=2),

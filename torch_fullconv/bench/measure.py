@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..convert import convert
-from .layers import Activation, Layer
+from .layers import Activation, Layer, pair
 
 PASSES = ("forward", "input gradient", "filter gradient")
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -147,7 +147,7 @@ def _stock(what: str, layer: Layer, x: Tensor, f: Tensor, o: Tensor) -> Call:
     if what == "forward":
         return lambda: F.conv2d(x, f, None, *geometry)
     mask = [what == "input gradient", what == "filter gradient", False]
-    stride, padding, dilation = ([v, v] for v in geometry[:3])
+    stride, padding, dilation = map(pair, geometry[:3])
     return lambda: torch.ops.aten.convolution_backward(
         o, x, f, None, stride, padding, dilation, False, [0, 0], layer.groups, mask
     )

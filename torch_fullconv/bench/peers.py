@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from .layers import Layer
+from .layers import Layer, pair
 from .measure import Call, medians
 
 
@@ -62,7 +62,7 @@ def _jax(layer: Layer, x: Tensor, f: Tensor) -> Call:
             x,
             f,
             (layer.stride, layer.stride),
-            [(layer.padding, layer.padding)] * 2,
+            [(pad, pad) for pad in pair(layer.padding)],
             rhs_dilation=(layer.dilation, layer.dilation),
             feature_group_count=layer.groups,
         )

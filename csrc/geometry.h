@@ -160,8 +160,8 @@ class AxisTable {
   }
 
   // The same, cut into the phases of a strided convolution, which are the taps that leave the same
-  // remainder, and these into parts of 2 or 3 neighbours: all that minimal filtering can do.
-  static constexpr int64_t kPartTaps = 3;
+  // remainder, and these into parts of 2 to 4 neighbours: all that minimal filtering can do.
+  static constexpr int64_t kPartTaps = 4;
   static bool has_parts(const Axis& axis) {
     return axis.kernel > (axis.stride > 1 ? 1 : kPartTaps);
   }

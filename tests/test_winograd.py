@@ -65,7 +65,7 @@ def test_any_geometry(case, dtype, places):
 @pytest.mark.parametrize("place", [Tensor.contiguous, channels_last], ids=ident)
 @pytest.mark.parametrize(
     ("kernel", "stride"),
-    [(s, 1) for s in ((2, 2), (3, 3), (4, 4), (5, 5), (8, 3), (1, 3), (7, 1), (3, 2))]
+    [(s, 1) for s in ((2, 2), (3, 3), (4, 4), (5, 5), (8, 3), (1, 3), (7, 1), (3, 2), (1, 4))]
     + [(s, 2) for s in ((3, 3), (4, 4), (5, 5), (1, 5))],
 )
 @pytest.mark.parametrize("dtype", [F32, F64], ids=ident)

@@ -228,7 +228,7 @@ double for_jobs(Dtype dtype, const Geometry& geometry, WeightJob job, const F& f
   };
   if (!AxisTable::has_parts(geometry.h) && !AxisTable::has_parts(geometry.w)) return by_one();
   if (job.algorithm == Algorithm::direct) return by_one();
-  double fewest = job.h.taps * job.w.taps / 9.0;  // parts, of 3 x 3 taps
+  double fewest = job.h.taps * job.w.taps / 16.0;  // parts, of 4 x 4 taps
   if (job.algorithm == Algorithm::automatic && choice.cost < kJob * fewest) return by_one();
   if (geometry.h.planes > 1) return by_one();  // whose columns are channels: a single one is left
   std::vector<AxisTable> h = AxisTable::forward_parts(geometry.h);

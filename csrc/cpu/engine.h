@@ -116,9 +116,9 @@ struct WeightWay {
 // of the ways can do every job.
 struct Engine {
   CorrelateWay channels;       // does `columns`, all maps of a row, at once
-  CorrelateWay correlate[14];  // as many as there are, then none
+  CorrelateWay correlate[17];  // as many as there are, then none
   ScatterWay scatter;
-  WeightWay weight[11];  // the same
+  WeightWay weight[14];  // the same
   int64_t (*channel_sum_tasks)(const ChannelSumJob&);
   void (*channel_sum)(const ChannelSumJob&, int64_t task);
 };

@@ -94,11 +94,12 @@ constexpr Engine make_engine() {
 #endif
           filter_way<Unreached<S>>("unreached"), filter_way<Winograd<S, 3, 3>>("winograd"),
           filter_way<Winograd<S, 5, 5>>("winograd"), filter_way<Winograd<S, 2, 2>>("winograd"),
-          filter_way<Winograd<S, 1, 3>>("winograd"), filter_way<Winograd<S, 3, 1>>("winograd"),
-          filter_way<Depthwise<S>>("depthwise"), filter_way<Dots<S>>("dots"),
-          filter_way<Linear<S>>("linear"), filter_way<Pointwise<S>>("pointwise"),
-          filter_way<Direct<S>>("direct"), filter_way<Lines<S>>("lines"),
-          filter_way<Correlate<S>>("gemm")},
+          filter_way<Winograd<S, 4, 4>>("winograd"), filter_way<Winograd<S, 1, 4>>("winograd"),
+          filter_way<Winograd<S, 4, 1>>("winograd"), filter_way<Winograd<S, 1, 3>>("winograd"),
+          filter_way<Winograd<S, 3, 1>>("winograd"), filter_way<Depthwise<S>>("depthwise"),
+          filter_way<Dots<S>>("dots"), filter_way<Linear<S>>("linear"),
+          filter_way<Pointwise<S>>("pointwise"), filter_way<Direct<S>>("direct"),
+          filter_way<Lines<S>>("lines"), filter_way<Correlate<S>>("gemm")},
       filter_way<Scatter<S>, ScatterJob>("scatter"),
       {
 #ifdef FULLCONV_MATRIX_UNIT
@@ -108,6 +109,9 @@ constexpr Engine make_engine() {
           weight_way<WinogradWeight<S, 3, 3>>("winograd"),
           weight_way<WinogradWeight<S, 5, 5>>("winograd"),
           weight_way<WinogradWeight<S, 2, 2>>("winograd"),
+          weight_way<WinogradWeight<S, 4, 4>>("winograd"),
+          weight_way<WinogradWeight<S, 1, 4>>("winograd"),
+          weight_way<WinogradWeight<S, 4, 1>>("winograd"),
           weight_way<WinogradWeight<S, 1, 3>>("winograd"),
           weight_way<WinogradWeight<S, 3, 1>>("winograd"), weight_way<LinesWeight<S>>("lines"),
           weight_way<DirectWeight<S>>("direct"), weight_way<Weight<S>>("gemm")},

@@ -5,9 +5,10 @@
 //
 //     product[point][tile][row] = Σ_depth inputs[point][tile][depth] · filters[point][depth][row]
 //
-// A 3 x 3 filter takes 36 products for 16 outputs where the sum itself takes 144, a 7 x 7 filter
-// 256 for 784, a 5 x 5 filter of stride 2, which is 3 x 3, 3 x 2, 2 x 3 and 2 x 2 in its phases,
-// 121 for 400, a row of 3 taps 6 for 12. full_convolve is the same: its taps run backwards.
+// For 16 outputs a 3 x 3 filter takes 36 products where the sum itself takes 144, a 5 x 5 filter of
+// stride 2, which is 3 x 3, 3 x 2, 2 x 3 and 2 x 2 in its phases, 121 for 400; for 9 outputs a 4 x
+// 4 filter 36 for 144, a 7 x 7 filter 121 for 441; for 4 a row of 3 taps 6 for 12. full_convolve is
+// the same: its taps run backwards.
 //
 // A task owns some tiles, across the batch, by some of a group's rows. It transforms the tiles of a
 // chunk of channels, multiplies, and transforms back, all in scratch that stays in the cache. The
@@ -91,7 +92,7 @@ struct Winograd {
       return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     constexpr bool few = RH == 2 && RW == 2;
-    double point = line || (few && parts > 1) ? 30 : 17;  // parts of small tiles share less
+    double point = line || (few && parts > 1) ? 30 : 17;  // which share less
     double inputs = point * points / parts * depth, results = point * all * rows;
     // Seconds are turned at some cost, columns further apart not at all; of large steps a line of
     // the tensor is met again in each phase.

@@ -8,7 +8,7 @@
 // its elements, lcm(s, d) apart, from one phase of both.
 //
 // Taps of a phase fall into parts of R or R - 1 neighbours, whose results add up: 5 are 3 and 2, 7
-// are 3, 2 and 2. One of R - 1 is one of R whose last tap is 0, and that is all that the point ∞
+// are 4 and 3. One of R - 1 is one of R whose last tap is 0, and that is all that the point ∞
 // sees of it: the product there is left out, and m outputs of t taps take m + t - 1, the fewest.
 
 // std::gcd, but of this instruction set.

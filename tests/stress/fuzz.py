@@ -185,7 +185,7 @@ def minimal(case: Case) -> set[str]:
     h, w = (set(Counter(r * step % s for r in range(n)).values()) for n, s, step in axes)
 
     def parts(taps: int) -> set[int]:
-        count = ceil(taps / 3)
+        count = ceil(taps / 4)
         return {taps // count, ceil(taps / count)}
 
     def fits(pair: tuple[int, int]) -> bool:

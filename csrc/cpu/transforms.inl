@@ -114,22 +114,22 @@ inline void interpolate(const V* x, V* y) {
   using T = std::remove_reference_t<decltype(y[0][0] + y[0][0])>;
   if constexpr (N == 1) {
     y[0] = x[0];
-    return;
-  }
-  constexpr int pairs = N > 1 ? N / 2 - 1 : 1;
-  constexpr Matrix<M, N> a = interpolation<N, M>();
-  V even[pairs], odd[pairs];
-  for (int j = 0; j < pairs; ++j) {
-    even[j] = x[2 * j + 1] + x[2 * j + 2];
-    odd[j] = x[2 * j + 1] - x[2 * j + 2];
-  }
+  } else {
+    constexpr int pairs = N / 2 - 1;
+    constexpr Matrix<M, N> a = interpolation<N, M>();
+    V even[pairs], odd[pairs];
+    for (int j = 0; j < pairs; ++j) {
+      even[j] = x[2 * j + 1] + x[2 * j + 2];
+      odd[j] = x[2 * j + 1] - x[2 * j + 2];
+    }
 #pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-    const V* part = i % 2 == 0 ? even : odd;
-    y[i] = i == 0 ? x[0] + part[0] : T(a.at[i][1]) * part[0];
-    if constexpr (pairs > 1) y[i] += i == 0 ? part[1] : T(a.at[i][3]) * part[1];
+    for (int i = 0; i < M; ++i) {
+      const V* part = i % 2 == 0 ? even : odd;
+      y[i] = i == 0 ? x[0] + part[0] : T(a.at[i][1]) * part[0];
+      if constexpr (pairs > 1) y[i] += i == 0 ? part[1] : T(a.at[i][3]) * part[1];
+    }
+    y[M - 1] += x[N - 1];
   }
-  y[M - 1] += x[N - 1];
 }
 
 // The points of a transform along both axes: all, or without ∞.

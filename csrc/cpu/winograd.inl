@@ -23,7 +23,8 @@ struct WinogradBlocks {
   using T = typename Compute<S>::type;
   static constexpr int64_t mh = kOutputs<RH>, mw = kOutputs<RW>, lanes = Vector<T>::lanes;
   // Of a task, whose operands and products stay in the second-level cache while the filter streams
-  // from the third; a sum over more than kChain channels is cut, for the rounding.
+  // from the third (a line's tile has a sixth of the points); a sum over more than kChain channels
+  // is cut, for the rounding.
   static constexpr int64_t kTiles = (RH == 1 || RW == 1 ? 168 : 28) / kRows * kRows;
   static constexpr int64_t kFilterRows = 128, kFewChannels = 64;
 
@@ -92,7 +93,7 @@ struct Winograd {
       return kNever;
     double depth = quotient_up(job.depth, lanes), rows = quotient_up(job.rows, lanes);
     constexpr bool few = RH == 2 && RW == 2;
-    double point = line || (few && parts > 1) ? 30 : 17;  // which share less
+    double point = line || (few && parts > 1) ? 30 : 17;  // lines and small tiles share less
     double inputs = point * points / parts * depth, results = point * all * rows;
     // Seconds are turned at some cost, columns further apart not at all; of large steps a line of
     // the tensor is met again in each phase.

@@ -8,11 +8,9 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from .._checks import pair
+
 Pair = tuple[int, int]
-
-
-def pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else value
 
 
 class Layer(NamedTuple):
@@ -31,15 +29,16 @@ class Layer(NamedTuple):
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
-        return self.batch, self.channels, *pair(self.size)
+        return self.batch, self.channels, *pair("size", self.size)
 
     @property
     def filter_shape(self) -> tuple[int, int, int, int]:
-        return self.filters, self.channels // self.groups, *pair(self.kernel)
+        return self.filters, self.channels // self.groups, *pair("kernel", self.kernel)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        axes = zip(pair(self.size), pair(self.kernel), pair(self.padding), strict=True)
+        padding = pair("padding", self.padding)
+        axes = zip(self.input_shape[2:], self.filter_shape[2:], padding, strict=True)
         spans = (h + 2 * pad - self.dilation * (r - 1) - 1 for h, r, pad in axes)
         p, q = (span // self.stride + 1 for span in spans)
         return self.batch, self.filters, p, q

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
+from .._checks import pair
 from ..convert import convert
-from .layers import Activation, Layer, pair
+from .layers import Activation, Layer
 
 PASSES = ("forward", "input gradient", "filter gradient")
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -147,7 +148,8 @@ def _stock(what: str, layer: Layer, x: Tensor, f: Tensor, o: Tensor) -> Call:
     if what == "forward":
         return lambda: F.conv2d(x, f, None, *geometry)
     mask = [what == "input gradient", what == "filter gradient", False]
-    stride, padding, dilation = map(pair, geometry[:3])
+    stride, dilation = [layer.stride] * 2, [layer.dilation] * 2
+    padding = pair("padding", layer.padding)
     return lambda: torch.ops.aten.convolution_backward(
         o, x, f, None, stride, padding, dilation, False, [0, 0], layer.groups, mask
     )

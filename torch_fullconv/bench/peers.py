@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
-from .layers import Layer, pair
+from .._checks import pair
+from .layers import Layer
 from .measure import Call, medians
 
 
@@ -62,7 +63,7 @@ def _jax(layer: Layer, x: Tensor, f: Tensor) -> Call:
             x,
             f,
             (layer.stride, layer.stride),
-            [(pad, pad) for pad in pair(layer.padding)],
+            [(pad, pad) for pad in pair("padding", layer.padding)],
             rhs_dilation=(layer.dilation, layer.dilation),
             feature_group_count=layer.groups,
         )

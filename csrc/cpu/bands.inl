@@ -109,6 +109,32 @@ inline int64_t from_left(const AxisMap& w, int64_t s) {
   return w.offset[0] > w.offset[w.taps - 1] ? w.taps - 1 - s : s;
 }
 
+// The taps of a row in the order of a line, which falls apart by the stride: one phase after the
+// other, each from left to right, so that taps of pixels beside each other follow one another. Of
+// phases with fewer taps than `least` all are one.
+struct TapsOfLine {
+  const AxisMap& w;
+  int64_t phases;
+
+  explicit TapsOfLine(const AxisMap& w, int64_t least = 2) : w(w), phases(1) {
+    if (w.taps > 1) phases = w.step / greatest_divisor(w.step, std::abs(w.offset[1] - w.offset[0]));
+    if (quotient_up(w.taps, phases) < least) phases = 1;
+  }
+  int64_t at(int64_t s) const {  // index of the tap
+    int64_t phase = 0;
+    for (int64_t some; phases > 1; ++phase, s -= some)
+      if (s < (some = quotient_up(w.taps - phase, phases))) break;
+    return from_left(w, phase + s * phases);
+  }
+};
+
+// How many taps, up to three and at most `most`, meet pixels that lie `step` behind one another.
+inline int64_t neighbours(const int64_t* offsets, int64_t most, int64_t step) {
+  auto follow = [&](int64_t tap) { return offsets[tap] - offsets[tap - 1] == step; };
+  if (most < 2 || !follow(1)) return 1;
+  return most > 2 && follow(2) ? 3 : 2;
+}
+
 // The channels of a pixel that the result's lanes meet, in each of `depth` orders.
 template <class T>
 void find_orders(int64_t depth, int64_t rows, typename Lanes<T>::type* order) {
@@ -169,16 +195,16 @@ struct Band {
   T* line(int64_t i) const { return data + i * layout.line() * lanes; }
 
   // Where the first position of `columns` in a row meets its terms, [depth][tap], the taps of each
-  // row from left to right.
+  // row in the order of a line.
   int64_t* find_offsets(Meets meets, int64_t depth, const AxisMap& columns,
                         int64_t* offsets) const {
+    TapsOfLine taps(columns);
     for (int64_t d = 0; d < depth; ++d) {
       int64_t channel = meets == Meets::element ? d / lanes * plane() + d % lanes : 0;
       for (int64_t r = 0; r < h.taps; ++r)
         for (int64_t s = 0; s < columns.taps; ++s)
-          *offsets++ =
-              channel + (h.offset[r] - low_offset(h)) * layout.line() * lanes +
-              place[columns.base[0] + columns.offset[from_left(columns, s)] - layout.first_u];
+          *offsets++ = channel + (h.offset[r] - low_offset(h)) * layout.line() * lanes +
+                       place[columns.base[0] + columns.offset[taps.at(s)] - layout.first_u];
     }
     return offsets;
   }

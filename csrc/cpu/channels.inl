@@ -26,14 +26,13 @@ inline auto met(const T* at) {
     return *reinterpret_cast<const typename Some<T, LANES>::type*>(at);
 }
 
-// Taps of a row whose pixels lie beside each other share loads: this many, where 32 registers hold
-// the sums, their pixels and the filter.
-constexpr int kTogether = FULLCONV_VECTOR_BYTES == 64 ? 3 : 1;
+// Taps of a row whose pixels lie beside each other share loads: up to three, where 32 registers
+// hold the sums, their pixels and the filter.
+constexpr int64_t kTogether = FULLCONV_VECTOR_BYTES == 64 ? 3 : 1;
 
 // A panel's filter, [depth][height][width]; of its rows, first to last - 1 meet the source.
 struct Terms {
   int64_t depth, height, width, first, last;
-  bool neighbours;  // the taps of a row meet pixels beside each other
 };
 
 template <class T, int64_t LANES, Meets MEETS, int TAPS, int COUNT>
@@ -57,6 +56,7 @@ template <class T, class C, int64_t LANES, Meets MEETS, int COUNT>
 void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const T* filter,
                 const T* from, const int64_t* offsets, const T* start, C* to, int64_t step) {
   using V = typename Some<T, LANES>::type;
+  constexpr int64_t lanes = Vector<T>::lanes;
   V sum[COUNT];
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i) {
@@ -68,11 +68,16 @@ void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const
     if constexpr (MEETS == Meets::picked) order = orders[d];
     for (int64_t r = terms.first; r < terms.last; ++r) {
       int64_t k = (d * terms.height + r) * terms.width, end = k + terms.width;
-      if (kTogether > 1 && terms.neighbours)
-        for (; k + kTogether <= end; k += kTogether)
-          add_taps<T, LANES, MEETS, kTogether>(filter + k * LANES, from + offsets[k], order, sum);
-      for (; k < end; ++k)
-        add_taps<T, LANES, MEETS, 1>(filter + k * LANES, from + offsets[k], order, sum);
+      for (int64_t some; k < end; k += some) {
+        const T *factors = filter + k * LANES, *pixels = from + offsets[k];
+        some = neighbours(offsets + k, least(kTogether, end - k), lanes);
+        if (some == 3)
+          add_taps<T, LANES, MEETS, 3>(factors, pixels, order, sum);
+        else if (some == 2)
+          add_taps<T, LANES, MEETS, 2>(factors, pixels, order, sum);
+        else
+          add_taps<T, LANES, MEETS, 1>(factors, pixels, order, sum);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -143,13 +148,15 @@ struct Channels {
       T* lane = to + i;
       const S* row =
           from + (channel + i) / job.rows * filter.group + (channel + i) % job.rows * filter.row;
-      for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w)
+      for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
+        TapsOfLine taps(*w);
         for (int64_t d = 0; d < job.depth; ++d)
           for (int64_t r = 0; r < job.h.taps; ++r) {
             const S* at = row + d * filter.depth + job.h.tap[r] * filter.r;
             for (int64_t s = 0; s < w->taps; ++s, lane += width)
-              *lane = widen(at[w->tap[from_left(*w, s)] * filter.s]);
+              *lane = widen(at[w->tap[taps.at(s)] * filter.s]);
           }
+      }
     }
     for (int64_t k = 0; k < terms(job); ++k, to += width)
       for (int64_t i = 0; i < width; ++i) special[i] += to[i] * 0;
@@ -263,7 +270,6 @@ struct Channels {
     Terms terms = terms_of(job, row);
     for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w) {
       terms.width = w->taps;
-      terms.neighbours = w->taps > 1 && offsets[1] - offsets[0] == lanes;
       int64_t piece = quotient_up(w->positions, quotient_up(w->positions, kAcross));
       if (w->position_step == 0) piece = 1;  // columns that no tap reaches
       for (int64_t j = 0; j < w->positions; j += piece)
@@ -278,7 +284,7 @@ struct Channels {
 
   // Rows of the filter that lie in the padding add nothing but what a NaN or Inf times 0 is.
   static Terms terms_of(const CorrelateJob& job, int64_t row) {
-    Terms terms{job.depth, job.h.taps, 0, 0, job.h.taps, false};
+    Terms terms{job.depth, job.h.taps, 0, 0, job.h.taps};
     if (*job.special) return terms;
     auto zero = [&](int64_t r) {
       return shown_source(job.h, job.h.base[row] + job.h.offset[r]) < 0;

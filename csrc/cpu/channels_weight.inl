@@ -90,7 +90,6 @@ void add_picks(int64_t rows, int64_t columns, Gradients<T> grads, const T* from,
     }
 }
 
-constexpr int kNeighbours = 3;  // taps that share picks
 template <int TAPS>
 constexpr int kOrders =
     (FULLCONV_VECTOR_BYTES == 64 ? 4 : 2) * (TAPS == 1 ? 2 : 1);  // whose sums fit the registers
@@ -207,10 +206,11 @@ struct ChannelsWeight {
     int64_t first = panel * all.panel_rows();
     int64_t count = least(all.panel_rows(), job.groups * job.filters - first);
     S* to = static_cast<S*>(job.result) + segment * job.segment + first * job.k;
+    TapsOfLine taps(job.w);
     for (int64_t d = 0; d < job.channels; ++d)
       for (int64_t r = 0; r < job.h.taps; ++r)
         for (int64_t s = 0; s < job.w.taps; ++s, sum += all.width()) {
-          S* at = to + d * job.c + r * job.r + s * job.s;
+          S* at = to + d * job.c + r * job.r + taps.at(s) * job.s;
           for (int64_t k = 0; k < count; ++k) narrow(sum[k], at[k * job.k]);
         }
   }
@@ -246,12 +246,11 @@ struct ChannelsWeight {
     find_orders<T>(job.channels, job.filters, orders);
     for (int64_t i = 0; i < rows; i += chain)
       for (int64_t tap = 0, some; tap < taps; tap += some) {
-        bool neighbours =
-            job.w.taps - tap % job.w.taps >= kNeighbours &&
-            offsets[tap + kNeighbours - 1] - offsets[tap] == (kNeighbours - 1) * lanes;
-        some = neighbours ? kNeighbours : 1;
-        auto add = neighbours ? add_some_picks<T, kNeighbours> : add_some_picks<T, 1>;
-        int64_t most = neighbours ? kOrders<kNeighbours> : kOrders<1>;
+        some = neighbours(offsets + tap, least<int64_t>(3, job.w.taps - tap % job.w.taps), lanes);
+        auto add = some == 3   ? add_some_picks<T, 3>
+                   : some == 2 ? add_some_picks<T, 2>
+                               : add_some_picks<T, 1>;
+        int64_t most = some > 1 ? kOrders<2> : kOrders<1>;
         for (int64_t d = 0; d < job.channels; d += most)
           add(least(most, job.channels - d), least(chain, rows - i), job.w.positions,
               {grads.at(i, 0), grads.pixel, grads.line, grads.plane},

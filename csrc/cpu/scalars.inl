@@ -129,6 +129,10 @@ inline constexpr X most(X a, X b) {
 }
 inline int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return quotient_up(a, b) * b; }
+// std::gcd, but of this instruction set.
+inline int64_t greatest_divisor(int64_t a, int64_t b) {
+  return b == 0 ? a : greatest_divisor(b, a % b);
+}
 
 // a·b of a block that may be too large for any way: what is beyond 2^40 counts as that, so that
 // neither this nor its product with channels overflows.

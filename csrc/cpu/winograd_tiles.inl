@@ -11,11 +11,6 @@
 // are 4 and 3. One of R - 1 is one of R whose last tap is 0, and that is all that the point ∞
 // sees of it: the product there is left out, and m outputs of t taps take m + t - 1, the fewest.
 
-// std::gcd, but of this instruction set.
-inline int64_t greatest_divisor(int64_t a, int64_t b) {
-  return b == 0 ? a : greatest_divisor(b, a % b);
-}
-
 // The tiles of one axis, `m` positions of a phase each; phase by phase.
 struct TiledAxis {
   int64_t positions, step, m;

@@ -104,11 +104,6 @@ struct JoinedColumns {
   int64_t base_ = 0, reach_[2];
 };
 
-// The taps of a row from left to right, whichever way their offsets run.
-inline int64_t from_left(const AxisMap& w, int64_t s) {
-  return w.offset[0] > w.offset[w.taps - 1] ? w.taps - 1 - s : s;
-}
-
 // The taps of a row in the order of a line, which falls apart by the stride: one phase after the
 // other, each from left to right, so that taps of pixels beside each other follow one another. Of
 // phases with fewer taps than `least` all are one.

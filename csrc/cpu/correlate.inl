@@ -193,6 +193,7 @@ struct Correlate {
   static void store(const CorrelateJob& job, int64_t segment, int64_t group, int64_t row,
                     int64_t rows, int64_t position, int64_t positions, const T* block,
                     int64_t ldc) {
+    constexpr int64_t lanes = Vector<T>::lanes;
     const View& out = job.result;
     auto channel = [&](int64_t m) { return group * job.rows + (row + m) % job.rows; };
     auto component = [&](int64_t m) { return (row + m) / job.rows; };
@@ -204,38 +205,39 @@ struct Correlate {
     auto place = [&](int64_t m) {
       return static_cast<S*>(out.data) + channel(m) * out.c + component(m);
     };
-    for_rows(job.h, job.w, position, positions,
-             [&](int64_t n, int64_t h, int64_t w, int64_t count, int64_t at) {
-               int64_t line = (segment * job.batch + n) * out.n + job.h.position[h] * out.h;
-               if constexpr (ROWS_ALONG_VECTORS) {
-                 // Rows of one component lie side by side.
-                 for (int64_t i = 0; i < count; ++i)
-                   for (int64_t m = 0, piece; m < rows; m += piece) {
-                     piece = least(rows - m, job.rows - (row + m) % job.rows);
-                     S* to = place(m) + line + job.w.position[w + i] * out.w;
-                     const T* from = block + (at + i) * ldc + m;
-                     const S* add = static_cast<const S*>(job.bias) + channel(m) * job.bias_stride +
-                                    component(m);
-                     if (!job.bias)
-                       for (int64_t k = 0; k < piece; ++k) narrow(from[k], to[k * out.c]);
-                     else
-                       for (int64_t k = 0; k < piece; ++k)
-                         narrow(from[k] + widen(add[k * job.bias_stride]), to[k * out.c]);
-                   }
-               } else {
-                 int64_t step = job.w.position_step * out.w;
-                 for (int64_t m = 0; m < rows; ++m) {
-                   const T* from = block + m * ldc + at;
-                   S* to = place(m) + line;
-                   T add = bias(m);
-                   if (step == 1)
-                     for (int64_t i = 0; i < count; ++i)
-                       narrow(from[i] + add, to[job.w.position[w] + i]);
-                   else
-                     for (int64_t i = 0; i < count; ++i)
-                       narrow(from[i] + add, to[job.w.position[w + i] * out.w]);
-                 }
-               }
-             });
+    for_rows(
+        job.h, job.w, position, positions,
+        [&](int64_t n, int64_t h, int64_t w, int64_t count, int64_t at) {
+          int64_t line = (segment * job.batch + n) * out.n + job.h.position[h] * out.h;
+          if constexpr (ROWS_ALONG_VECTORS) {
+            // Rows of one component lie side by side.
+            for (int64_t i = 0; i < count; ++i)
+              for (int64_t m = 0, piece; m < rows; m += piece) {
+                piece = least(rows - m, job.rows - (row + m) % job.rows);
+                S* to = place(m) + line + job.w.position[w + i] * out.w;
+                const T* from = block + (at + i) * ldc + m;
+                const S* add =
+                    static_cast<const S*>(job.bias) + channel(m) * job.bias_stride + component(m);
+                if (!job.bias)
+                  for (int64_t k = 0; k < piece; ++k) narrow(from[k], to[k * out.c]);
+                else
+                  for (int64_t k = 0; k < piece; ++k)
+                    narrow(from[k] + widen(add[k * job.bias_stride]), to[k * out.c]);
+              }
+          } else {
+            int64_t step = job.w.position_step * out.w;
+            for (int64_t m = 0; m < rows; ++m) {
+              const T* from = block + m * ldc + at;
+              S* to = place(m) + line;
+              T add = bias(m);
+              if (step == 1)
+                for (int64_t i = 0; i < count; i += lanes)
+                  store_some<T>(load<T>(from + i) + add, count - i, to + job.w.position[w] + i);
+              else
+                for (int64_t i = 0; i < count; ++i)
+                  narrow(from[i] + add, to[job.w.position[w + i] * out.w]);
+            }
+          }
+        });
   }
 };

@@ -8,9 +8,10 @@
 // smaller by the number of taps, so that it may turn any layout; taps that meet only the padding's
 // zeros are left out, unless the filter has a NaN or Inf to meet them. Where no tap meets the
 // padding and channels are neighbours the source is a block itself: tiles read it where it lies,
-// and the first of a piece asks for what lies further on. A filter that serves one task is packed
-// by it, panel for panel, and never goes to memory. Scratch a task: the block, the sums that cannot
-// lie in the result itself, its panels.
+// and the first of a piece asks for what lies further on. Where pairs of numbers are multiplied and
+// there are one or three channels, a pair may span two pixels: the taps of a row are one run of
+// numbers. A filter that serves one task is packed by it, panel for panel, and never goes to
+// memory. Scratch a task: the block, the sums that cannot lie in the result itself, its panels.
 
 constexpr int64_t kDirectDepth = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kDirectBytes = 1 << 18;   // of a padded block and of sums: both stay in the L2
@@ -22,11 +23,11 @@ struct TapPlace {
   int64_t source, filter;
 };
 
-// c may be the result itself, rounded to its type, where nothing more is added. `later` is asked
-// for, a line a step.
+// Of each tap `run` numbers. c may be the result itself, rounded to its type, where nothing more is
+// added. `later` is asked for, a line a step.
 template <class E, class C, int ROWS, int VECTORS>
-void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, int64_t lda,
-                 const E* later, const E* b, C* c, int64_t ldc, bool add,
+void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const Number<E>* a, int64_t lda,
+                 const Number<E>* later, const E* b, C* c, int64_t ldc, bool add,
                  const typename Sum<E>::type* bias) {
   using T = typename Sum<E>::type;
   using V = typename Vector<T>::type;
@@ -35,20 +36,27 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
   for (int i = 0; i < ROWS; ++i)
     for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
   for (const TapPlace* tap = taps; tap < taps + count; ++tap) {
-    const E *at = a + tap->source, *with = b + tap->filter;
-    for (int64_t k = 0; k < run; ++k, ++at, with += kColumns<E>) {
+    const Number<E>* at = a + tap->source;
+    const E* with = b + tap->filter;
+    auto multiply = [&](auto half) {
       typename Vector<E>::type columns[VECTORS];
       for (int v = 0; v < VECTORS; ++v) columns[v] = load<E>(with + v * lanes);
       prefetch_ahead(with);
       if constexpr (kFillsLines<E>) {
         __builtin_prefetch(later, 0, 2);
-        later += kLine<E>;
+        later += kLine<E> * kNumbers<E>;
       }
 #pragma GCC unroll 16
-      for (int i = 0; i < ROWS; ++i)
-        for (int v = 0; v < VECTORS; ++v)
-          sum[i][v] = multiply_add(at[i * lda], columns[v], sum[i][v]);
-    }
+      for (int i = 0; i < ROWS; ++i) {
+        E element = element_at<E>(at + i * lda);
+        if constexpr (half) element &= kFirstOnly;
+        for (int v = 0; v < VECTORS; ++v) sum[i][v] = multiply_add(element, columns[v], sum[i][v]);
+      }
+    };
+    for (int64_t k = 0; k < run / kNumbers<E>; ++k, at += kNumbers<E>, with += kColumns<E>)
+      multiply(std::false_type());
+    if constexpr (kNumbers<E> > 1)
+      if (run % kNumbers<E> != 0) multiply(std::true_type());
   }
   auto place = [&](int i, int v) { return c + i * ldc + v * lanes; };
   if (add) for_sums(sum, [&](V& value, int i, int v) { value += load<T>(place(i, v)); });
@@ -57,9 +65,9 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const E* a, i
 }
 
 template <class E, class C, int VECTORS, int ROWS = kRows>
-void direct_tile_of(int64_t rows, const TapPlace* taps, int64_t count, int64_t run, const E* a,
-                    int64_t lda, const E* later, const E* b, C* c, int64_t ldc, bool add,
-                    const typename Sum<E>::type* bias) {
+void direct_tile_of(int64_t rows, const TapPlace* taps, int64_t count, int64_t run,
+                    const Number<E>* a, int64_t lda, const Number<E>* later, const E* b, C* c,
+                    int64_t ldc, bool add, const typename Sum<E>::type* bias) {
   if constexpr (ROWS > 1)
     if (rows < ROWS)
       return direct_tile_of<E, C, VECTORS, ROWS - 1>(rows, taps, count, run, a, lda, later, b, c,
@@ -71,12 +79,15 @@ template <class S>
 struct DirectBlocks {
   using E = typename Element<S>::type;
   using T = typename Sum<E>::type;
-  int64_t taps, depth, channel_block;  // depths in elements
+  bool folds;                          // the taps of a row into the channels
+  int64_t taps, depth, channel_block;  // of a panel, the last two in elements
   int64_t panels, panel_block, row_block, sample_block;
   bool lies_as_block;  // whether the source needs no copy
 
   explicit DirectBlocks(const CorrelateJob& job)
-      : taps(job.h.taps * job.w.taps), depth(elements<E>(job.depth)) {
+      : folds(folds_taps(job)),
+        taps(folds ? job.h.taps : job.h.taps * job.w.taps),
+        depth(elements<E>(folds ? job.w.taps * job.depth : job.depth)) {
     constexpr int64_t lanes = Vector<T>::lanes;
     int64_t wanted =
         least(depth, least<int64_t>(256, round_up(quotient_up(kDirectDepth, taps), lanes)));
@@ -84,6 +95,7 @@ struct DirectBlocks {
     row_block = least(job.h.positions, quotient_up(kDirectSharing, job.w.positions));
     while (wanted > lanes && block_bytes(job, wanted) > kDirectBytes)
       wanted = round_up(wanted / 2, lanes);
+    if (folds) wanted = depth;
     channel_block = quotient_up(depth, quotient_up(depth, wanted));
     if (channel_block < depth) channel_block = round_up(channel_block, lanes);
     panels = quotient_up(job.rows, kColumns<T>);
@@ -104,15 +116,23 @@ struct DirectBlocks {
     while (tasks(job) < 8 && panel_block > 1) panel_block = quotient_up(panel_block, 2);
     while (tasks(job) < 8 && row_block > 4) row_block = quotient_up(row_block, 2);
   }
+  static bool folds_taps(const CorrelateJob& job) {
+    if (kNumbers<E> == 1 || job.depth % 2 == 0 || job.depth >= kFewLines) return false;
+    return job.w.taps > 1 && std::abs(job.w.offset[1] - job.w.offset[0]) == 1 &&
+           elements<E>(job.w.taps * job.depth) * job.h.taps <= kDirectDepth;
+  }
+  int64_t pixel(const CorrelateJob& job, int64_t channels) const {  // numbers of a block's
+    return folds ? job.depth : channels * kNumbers<E>;
+  }
   // Of the block's rows that taps meet: where these are far apart, few.
   int64_t block_bytes(const CorrelateJob& job, int64_t channels) const {
     PaddedBlock block(job.h, job.w, row_block);
     int64_t rows = least(block.height, job.h.taps * row_block);
-    return area(rows, block.width) * channels * sizeof(E);
+    return area(rows, block.width) * pixel(job, channels) * sizeof(Number<E>);
   }
-  int64_t copied_size(const CorrelateJob& job) const {  // of a task's samples
-    int64_t block = PaddedBlock(job.h, job.w, row_block).positions() * channel_block;
-    return lies_as_block ? 0 : sample_block * block;
+  int64_t copied_size(const CorrelateJob& job) const {  // of a task's samples, in elements
+    int64_t block = PaddedBlock(job.h, job.w, row_block).positions() * pixel(job, channel_block);
+    return lies_as_block ? 0 : elements<E>(sample_block * block + folds);
   }
   int64_t row_blocks(const CorrelateJob& job) const {
     return quotient_up(job.h.positions, row_block);
@@ -149,6 +169,7 @@ struct Direct {
     if (PaddedBlock(job.h, job.w, 1).positions() * least<int64_t>(job.depth, 64) > 1 << 18)
       return kNever;
     double vectors = quotient_up(job.rows, lanes), depth = elements<E>(job.depth);
+    if (Blocks::folds_taps(job)) depth = 1.0 * elements<E>(job.w.taps * job.depth) / job.w.taps;
     double loads = job.h.positions * quotient_up(job.w.positions, kRows) * taps;
     double products = depth * vectors * (1.05 * terms_of(job.h) * terms_of(job.w) + 2.4 * loads);
     double filling = job.source.c == 1 ? 4.5 * quotient_up(job.depth, lanes) : 2.0 * job.depth;
@@ -158,6 +179,11 @@ struct Direct {
     bool whole = job.result.c == 1 && job.rows % lanes == 0;  // vectors
     bool apart = job.result.c != 1 && job.w.position_step > 1;
     double storing = vectors * positions * (whole ? 12 : apart ? 3.5 * lanes : 36);
+    if (job.result.c != 1 && !apart) {  // turned by squares, whose lines may meet in one cache set
+      bool meet = job.result.c * static_cast<int64_t>(sizeof(S)) % 4096 == 0;
+      double squares = quotient_up(job.w.positions, lanes);
+      storing = vectors * (5.0 * positions + job.h.positions * squares * lanes * (meet ? 31 : 17));
+    }
     return job.groups * (products + filling + storing + 20 * job.h.positions * taps);
   }
 
@@ -235,18 +261,20 @@ struct Direct {
                       (task * blocks.panels + place.panel) * blocks.depth * line;
     for (int64_t channel = 0; channel < blocks.depth; channel += blocks.channel_block) {
       int64_t channels = least(blocks.channel_block, blocks.depth - channel);
-      SourceBlock from{padded, block.positions() * channels, block.width * channels, channels};
+      Number<E>* numbers = reinterpret_cast<Number<E>*>(padded);
+      int64_t pixel = blocks.pixel(job, channels);
+      SourceBlock from{numbers, block.positions() * pixel, block.width * pixel, pixel};
       if (blocks.lies_as_block) {
         const View& view = job.source;
         const S* at = static_cast<const S*>(view.data) + place.sample * view.n +
                       (job.h.base[place.row] + block.low_h) * view.h +
                       (job.w.base[0] + block.low_w) * view.w + place.group * job.depth;
-        from = {reinterpret_cast<const E*>(at) + channel, view.n / kNumbers<E>,
-                view.h / kNumbers<E>, view.w / kNumbers<E>};
+        from = {reinterpret_cast<const Number<E>*>(at) + channel * kNumbers<E>, view.n, view.h,
+                view.w};
       }
       for (int64_t n = 0; n < place.samples && !blocks.lies_as_block; ++n)
         fill_block(job, block, place.group, place.sample + n, place.row, channel, channels,
-                   padded + n * from.sample);
+                   numbers + n * from.sample);
       int64_t together = blocks.panels_together();
       for (int64_t panel = 0; panel < panels; panel += together) {
         int64_t count = least(together, panels - panel);
@@ -272,8 +300,8 @@ struct Direct {
   }
 
  private:
-  struct SourceBlock {  // a block, copied or where it lies, and its steps
-    const E* at;
+  struct SourceBlock {  // a block, copied or where it lies, and its steps in numbers
+    const Number<E>* at;
     int64_t sample, row, column;
   };
   struct FilterPanels {  // of a chunk of channels
@@ -293,6 +321,7 @@ struct Direct {
                           int64_t panel, int64_t count, int64_t channel, int64_t channels, E* to,
                           int64_t size) {
     int64_t first = panel * kColumns<T>;
+    bool folded = Blocks::folds_taps(job);
     FilterChunk<S, E> chunk{static_cast<const S*>(filter.data) +
                                 unit / job.groups * filter.segment +
                                 unit % job.groups * filter.group + first * filter.row +
@@ -304,7 +333,8 @@ struct Direct {
                             least(channels * kNumbers<E>, job.depth - channel * kNumbers<E>),
                             to,
                             size,
-                            least(channels, elements<E>(job.depth) - channel)};
+                            folded ? channels : least(channels, elements<E>(job.depth) - channel),
+                            folded};
     bool special = chunk.pack();
     mark(job.special, special);
     return special;
@@ -317,13 +347,18 @@ struct Direct {
     }
   };
 
-  // Some channels of one sample, as elements.
+  // Some channels of one sample.
   static void fill_block(const CorrelateJob& job, const PaddedBlock& block, int64_t group,
-                         int64_t sample, int64_t row, int64_t channel, int64_t channels, E* to) {
+                         int64_t sample, int64_t row, int64_t channel, int64_t channels,
+                         Number<E>* to) {
     int64_t first = channel * kNumbers<E>;
     const S* from = static_cast<const S*>(job.source.data) + sample * job.source.n +
                     (group * job.depth + first) * job.source.c;
-    fill_channels(job, block, row, from, job.depth - first, channels, to, channels);
+    if (Blocks::folds_taps(job))
+      fill_channels(job, block, row, from, job.depth, job.depth, to, job.depth);
+    else
+      fill_channels(job, block, row, from, job.depth - first, channels, reinterpret_cast<E*>(to),
+                    channels);
   }
 
   static int64_t columns_of(const CorrelateJob& job, int64_t panel) {
@@ -368,13 +403,15 @@ struct Direct {
     if (!last) bias = nullptr;
     // Neighbouring taps of a row lie beside each other: they are one run.
     int64_t span = job.w.offset[job.w.taps - 1] - job.w.offset[0];
-    bool beside = whole && span == job.w.taps - 1 && from.column == channels;
-    int64_t together = beside ? job.w.taps : 1;
+    bool beside = whole && span == job.w.taps - 1 && from.column == channels * kNumbers<E>;
+    int64_t together = beside || blocks.folds ? job.w.taps : 1;
+    int64_t run = blocks.folds ? job.w.taps * job.depth : together * channels * kNumbers<E>;
+    int64_t filter_row = blocks.folds ? channels : job.w.taps * channels;
     bool cut = skips && together == 1 && row_cost(job.w, tile, true) < row_cost(job.w, tile, false);
     for (int64_t n = 0; n < place.samples; ++n)
       for (int64_t i = 0; i < place.rows; ++i) {
         int64_t row = place.row + i;
-        const E* line = from.at + n * from.sample + i * job.h.step * from.row;
+        const Number<E>* line = from.at + n * from.sample + i * job.h.step * from.row;
         // Sums that are whole are stored at once, and their place is used again.
         auto row_of = [&](int64_t p) {
           return whole ? sums + (p - panel) * width * kColumns<T>
@@ -392,18 +429,18 @@ struct Direct {
               auto [left, right] = job.w.inner[s];
               if (skips && (row < top || row >= bottom)) continue;
               if (skips && together == 1 && (j + some <= left || j >= right)) continue;
-              int64_t at = (job.h.offset[r] - block.low_h) * from.row +
-                           (job.w.offset[s] - block.low_w) * from.column;
-              taps[count++] = {at, (r * job.w.taps + s) * channels * kColumns<T>};
+              int64_t column = together == 1 ? job.w.offset[s] - block.low_w : 0;
+              int64_t at = (job.h.offset[r] - block.low_h) * from.row + column * from.column;
+              taps[count++] = {at, (r * filter_row + s * channels) * kColumns<T>};
             }
-          const E* a = line + j * step_of_a;
-          const E* later = a + (blocks.lies_as_block ? kBytesAhead / sizeof(E) : 0);
+          const Number<E>* a = line + j * step_of_a;
+          const Number<E>* later = a + (blocks.lies_as_block ? kBytesAhead / sizeof(Number<E>) : 0);
           for (int64_t p = panel; p < end; ++p) {
             bool wide = columns_of(job, place.panel + p) > lanes;
             auto multiply = [&](auto* to, int64_t step) {
               using C = std::remove_reference_t<decltype(*to)>;
               (wide ? direct_tile_of<E, C, 2>
-                    : direct_tile_of<E, C, 1>)(some, taps, count, together * channels, a, step_of_a,
+                    : direct_tile_of<E, C, 1>)(some, taps, count, run, a, step_of_a,
                                                p == panel ? later : a,
                                                filter.data + (p - panel) * filter.size, to, step,
                                                channel > 0,

@@ -32,6 +32,17 @@ struct Sum<Pair> {
 
 template <class E>
 constexpr int64_t kNumbers = std::is_same_v<E, Pair> ? 2 : 1;  // of an element
+constexpr Pair kFirstOnly = 0xffff;
+
+// What an element consists of in memory, where a pair may begin at any number.
+template <class E>
+using Number = std::conditional_t<std::is_same_v<E, Pair>, BFloat16, E>;
+template <class E>
+inline E element_at(const Number<E>* at) {
+  E element;
+  __builtin_memcpy(&element, at, sizeof(E));
+  return element;
+}
 
 // sum + a · b, in each lane of b.
 template <class V, class E>
@@ -52,9 +63,10 @@ struct Source {
   const S* from;
   int64_t second = 0;
   Pair shown = ~Pair{0};
+  bool is_read = true;  // by some tap
 
-  static Source unread() { return {nullptr, 0, 0}; }
-  static Source first_only(const S* from) { return {from, 0, 0xffffu}; }
+  static Source unread() { return {nullptr, 0, 0, false}; }
+  static Source first_only(const S* from) { return {from, 0, kFirstOnly}; }
   // Numbers of two lines, either of which may be less than 0 for zeros.
   static Source lines(const S* from, int64_t stride, int64_t first, int64_t second) {
     if (first < 0 && second < 0) return {from, 0, 0};
@@ -69,12 +81,14 @@ struct Source {
   E operator[](int64_t i) const {
     if constexpr (std::is_same_v<E, Pair>)
       return (from[i].bits | static_cast<Pair>(from[i + second].bits) << 16) & shown;
+    else if constexpr (std::is_same_v<S, E>)
+      return from[i];
     else
       return widen(from[i]);
   }
   // A vector of elements that lie STEP numbers apart: one, or as many as they have.
   template <int64_t STEP = 1>
-  typename Vector<E>::type vector() const {
+  auto vector() const {
     if constexpr (!std::is_same_v<E, Pair>) {
       return load<E>(from);
     } else if constexpr (STEP == kNumbers<E>) {

@@ -1,6 +1,7 @@
 // Panels of a filter for vectors along the result's channels: for some channels of the depth,
 // [tap][channel][column], as elements. The filter may lie in any way; where columns, channels or
-// taps are neighbours, whole vectors are read, and turned where they lie across the columns.
+// taps are neighbours, whole vectors are read, and turned where they lie across the columns. The
+// taps of a row may be folded into the channels: [row of taps][tap and channel][column].
 
 constexpr int64_t kPackedPanels = 8;  // at once, so that neighbouring columns are read at once
 constexpr int64_t kAhead = 64;        // elements to prefetch of each of a square's lines
@@ -18,6 +19,7 @@ struct FilterChunk {
   E* to;
   int64_t panel;  // elements from panel to panel
   int64_t pitch;  // channels from tap to tap
+  bool folded = false;
   Special<E> special = {};
 
   // Says whether there was a NaN or Inf.
@@ -26,6 +28,8 @@ struct FilterChunk {
     bool neighbours = taps_are_neighbours();
     if (filter.row == 1)
       copy_columns(whole);
+    else if (folded)
+      gather(0, whole, 0);
     else
       for (int64_t column = 0; column < whole; column += lanes)
         if (neighbours && taps() > 1 && filter.depth == taps() && kNumbers<E> == 1)
@@ -48,9 +52,10 @@ struct FilterChunk {
   }
 
  private:
-  int64_t depth() const { return elements<E>(channels); }
-  int64_t taps() const { return h.taps * w.taps; }
+  int64_t depth() const { return elements<E>(folded ? w.taps * channels : channels); }
+  int64_t taps() const { return folded ? h.taps : h.taps * w.taps; }
   int64_t tap(int64_t index) const {
+    if (folded) return h.tap[index] * filter.r;
     return h.tap[index / w.taps] * filter.r + w.tap[index % w.taps] * filter.s;
   }
   bool taps_are_neighbours() const {
@@ -59,7 +64,13 @@ struct FilterChunk {
     return true;
   }
   Source<S, E> channel(int64_t index) const {
-    return element_of_line<E>(from, filter.depth, index, channels);
+    if (!folded) return element_of_line<E>(from, filter.depth, index, channels);
+    auto number = [&](int64_t i) {
+      return w.tap[from_left(w, i / channels)] * filter.s + i % channels * filter.depth;
+    };
+    int64_t first = index * kNumbers<E>, next = first + 1;
+    if (next == w.taps * channels) return Source<S, E>::first_only(from + number(first));
+    return {from + number(first), number(next) - number(first)};
   }
   E* place(int64_t tap, int64_t channel, int64_t column) const {
     return to + column / kColumns<E> * panel + (tap * pitch + channel) * kColumns<E> +

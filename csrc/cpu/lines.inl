@@ -136,8 +136,9 @@ struct Lines {
     double blocks = quotient_up(job.h.positions, row_block(job));
     double height = layout.height + (blocks - 1) * (one.height - job.h.step);
     double line = layout.line() * (12.0 / lanes + apart) + 46;
-    double storing = job.result.w * job.w.position_step == 1 ? 26 : 36 + 1.2 * lanes;
-    storing *= vectors * job.h.positions * rows;
+    bool beside = job.result.w * job.w.position_step == 1;
+    double storing = beside ? 30 + 16 * vectors : (36 + 1.2 * lanes) * vectors;
+    storing *= job.h.positions * rows;
     double tasks = quotient_up(job.groups, bundle(job)) * blocks;
     return job.groups * (products + sources(job) * height * line + storing) +
            (600 + 2.5 * sources(job) * job.h.taps * job.w.taps) * tasks;

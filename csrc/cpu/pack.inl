@@ -92,6 +92,11 @@ inline int64_t high_offset(const AxisMap& axis) {
   return most(axis.offset[0], axis.offset[axis.taps - 1]);
 }
 
+// The taps of an axis from left to right, whichever way their offsets run.
+inline int64_t from_left(const AxisMap& w, int64_t s) {
+  return w.offset[0] > w.offset[w.taps - 1] ? w.taps - 1 - s : s;
+}
+
 // Calls f(n, row, column, count, at) for each piece of a row that a block of positions holds.
 template <class F>
 inline void for_rows(const AxisMap& h, const AxisMap& w, int64_t first, int64_t count, F f) {
@@ -172,7 +177,7 @@ inline void copy(T* to, int64_t to_step, const S* from, int64_t from_step, int64
 
 template <class T>
 inline void clear(T* to, int64_t step, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i * step] = 0;
+  for (int64_t i = 0; i < count; ++i) to[i * step] = T{};
 }
 
 enum class Panels { positions, depth };

@@ -24,7 +24,7 @@ struct TapPlace {
 };
 
 // Of each tap `run` numbers. c may be the result itself, rounded to its type, where nothing more is
-// added. `later` is asked for, a line a step.
+// added; what the next tile writes is asked for. So is `later`, a line a step.
 template <class E, class C, int ROWS, int VECTORS>
 void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const Number<E>* a, int64_t lda,
                  const Number<E>* later, const E* b, C* c, int64_t ldc, bool add,
@@ -33,8 +33,9 @@ void direct_tile(const TapPlace* taps, int64_t count, int64_t run, const Number<
   using V = typename Vector<T>::type;
   constexpr int64_t lanes = Vector<T>::lanes;
   V sum[ROWS][VECTORS] = {};
-  for (int i = 0; i < ROWS; ++i)
-    for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
+  for (int i = ROWS; i < 2 * ROWS; ++i)
+    for (int v = 0; v < VECTORS; v += kLine<C> / lanes)
+      __builtin_prefetch(c + i * ldc + v * lanes, 1);
   for (const TapPlace* tap = taps; tap < taps + count; ++tap) {
     const Number<E>* at = a + tap->source;
     const E* with = b + tap->filter;

@@ -68,7 +68,7 @@ void tile(int64_t depth, const T* a, int64_t lda, const B& b, T* c, int64_t ldc,
   const int64_t row = LAYOUT == Rows::strided ? lda : 1;
   const int64_t next = LAYOUT == Rows::panels ? kRows : LAYOUT == Rows::columns ? lda : 1;
   V sum[ROWS][VECTORS] = {};
-  for (int i = 0; i < ROWS; ++i)
+  for (int i = ROWS; i < 2 * ROWS; ++i)  // what the next tile writes
     for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c + i * ldc + v * b.sum_step, 1);
   for (int64_t k = 0; k < depth; ++k, a += next) {
     V columns[VECTORS];

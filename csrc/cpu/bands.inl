@@ -105,15 +105,13 @@ struct JoinedColumns {
 };
 
 // The taps of a row in the order of a line, which falls apart by the stride: one phase after the
-// other, each from left to right, so that taps of pixels beside each other follow one another. Of
-// phases with fewer taps than `least` all are one.
+// other, each from left to right, so that taps of pixels beside each other follow one another.
 struct TapsOfLine {
   const AxisMap& w;
-  int64_t phases;
+  int64_t phases = 1;
 
-  explicit TapsOfLine(const AxisMap& w, int64_t least = 2) : w(w), phases(1) {
+  explicit TapsOfLine(const AxisMap& w) : w(w) {
     if (w.taps > 1) phases = w.step / greatest_divisor(w.step, std::abs(w.offset[1] - w.offset[0]));
-    if (quotient_up(w.taps, phases) < least) phases = 1;
   }
   int64_t at(int64_t s) const {  // index of the tap
     int64_t phase = 0;

@@ -33,6 +33,7 @@ namespace {
 #include "channels.inl"
 #include "depthwise.inl"
 #include "padded_block.inl"
+#include "direct_tile.inl"
 #include "direct.inl"
 #include "panels.inl"
 #include "pointwise.inl"

@@ -137,7 +137,7 @@ struct Lines {
     double height = layout.height + (blocks - 1) * (one.height - job.h.step);
     double line = layout.line() * (12.0 / lanes + apart) + 46;
     bool beside = job.result.w * job.w.position_step == 1;
-    double storing = beside ? 30 + 16 * vectors : (36 + 1.2 * lanes) * vectors;
+    double storing = beside ? 22 + 16 * vectors : (36 + 1.2 * lanes) * vectors;
     storing *= job.h.positions * rows;
     double tasks = quotient_up(job.groups, bundle(job)) * blocks;
     return job.groups * (products + sources(job) * height * line + storing) +

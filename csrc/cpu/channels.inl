@@ -61,7 +61,7 @@ void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i) {
     sum[i] = *reinterpret_cast<const V*>(start);
-    __builtin_prefetch(to + i * step + Vector<T>::lanes, 0, 2);
+    __builtin_prefetch(to + i * step + lanes, 0, 2);
   }
   for (int64_t d = 0; d < terms.depth; ++d) {
     typename Lanes<T>::type order{};
@@ -82,7 +82,7 @@ void sum_across(const Terms& terms, const typename Lanes<T>::type* orders, const
   }
 #pragma GCC unroll 16
   for (int i = 0; i < COUNT; ++i)
-    if constexpr (LANES == Vector<T>::lanes)
+    if constexpr (LANES == lanes)
       store<T>(sum[i], to + i * step);
     else
       *reinterpret_cast<V*>(to + i * step) = sum[i];

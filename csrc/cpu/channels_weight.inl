@@ -246,7 +246,7 @@ struct ChannelsWeight {
     find_orders<T>(job.channels, job.filters, orders);
     for (int64_t i = 0; i < rows; i += chain)
       for (int64_t tap = 0, some; tap < taps; tap += some) {
-        some = neighbours(offsets + tap, least<int64_t>(3, job.w.taps - tap % job.w.taps), lanes);
+        some = neighbours(offsets + tap, job.w.taps - tap % job.w.taps, lanes);
         auto add = some == 3   ? add_some_picks<T, 3>
                    : some == 2 ? add_some_picks<T, 2>
                                : add_some_picks<T, 1>;

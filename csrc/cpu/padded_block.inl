@@ -66,36 +66,43 @@ constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not tu
 template <class S, class E>
 void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step, int64_t channels,
                  int64_t count, E* to, int64_t pitch, const S* end) {
+  constexpr int64_t lanes = Vector<E>::lanes;
   int64_t turned = 0;
-  if constexpr (std::is_arithmetic_v<E>) {  // what a vector has lanes of
-    constexpr int64_t lanes = Vector<E>::lanes;
-    if (position_step == 1 && channel_step > 0)
-      for (; turned + kFewLines <= channels; turned += lanes) {
-        int64_t lines = least(lanes, channels - turned);
-        for (int64_t i = 0; i < count; i += lanes) {
-          int64_t x = count < lanes ? i : least(i, count - lanes);  // the last may overlap
-          Source<S, E> at = from + turned * channel_step + x;
-          int64_t some = least(lanes, count - x);
-          if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
-            for (int64_t c = 0; c < lines; ++c)
-              copy(to + x * pitch + turned + c, pitch, at + c * channel_step, 1, some);
-            continue;
-          }
-          typename Vector<E>::type square[lanes];
-          load_turned<1>(at, channel_step, lines, square);
-          E* place = to + x * pitch + turned;
-#pragma GCC unroll 16
-          for (int64_t k = 0; k < lanes; ++k)
-            if (k < some) store_some<E>(square[k], lines, place + k * pitch);
+  if (position_step == 1 && channel_step > 0)
+    for (; turned + kFewLines <= channels; turned += lanes) {
+      int64_t lines = least(lanes, channels - turned);
+      for (int64_t i = 0; i < count; i += lanes) {
+        int64_t x = count < lanes ? i : least(i, count - lanes);  // the last may overlap
+        Source<S, E> at = from + turned * channel_step + x;
+        int64_t some = least(lanes, count - x);
+        if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
+          for (int64_t c = 0; c < lines; ++c)
+            copy(to + x * pitch + turned + c, pitch, at + c * channel_step, 1, some);
+          continue;
         }
+        typename Vector<E>::type square[lanes];
+        load_turned<1>(at, channel_step, lines, square);
+        E* place = to + x * pitch + turned;
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < lanes; ++k)
+          if (k < some) store_some<E>(square[k], lines, place + k * pitch);
       }
-  } else if (channels == 3 && pitch == 3 && position_step == 1) {  // shuffles, to a compiler
-    const E *red = from.from, *green = red + channel_step, *blue = green + channel_step;
-    for (int64_t x = 0; x < count; ++x)
-      to[3 * x] = red[x], to[3 * x + 1] = green[x], to[3 * x + 2] = blue[x];
+    }
+  for (int64_t c = turned; c < channels; ++c)
+    copy(to + c, pitch, from + c * channel_step, position_step, count);
+}
+
+// The same of numbers, which no vector has lanes of, and of which one or three channels lie beside
+// each other. Compilers make shuffles of the loop over three.
+inline void copy_turned(Source<BFloat16, BFloat16> from, int64_t channel_step,
+                        int64_t position_step, int64_t channels, int64_t count, BFloat16* to,
+                        int64_t pitch, const BFloat16*) {
+  if (channels == 3 && position_step == 1) {
+    const BFloat16 *red = from.from, *green = red + channel_step, *blue = green + channel_step;
+    for (int64_t x = 0; x < count; ++x, to += 3) to[0] = red[x], to[1] = green[x], to[2] = blue[x];
     return;
   }
-  for (int64_t c = turned; c < channels; ++c)
+  for (int64_t c = 0; c < channels; ++c)
     copy(to + c, pitch, from + c * channel_step, position_step, count);
 }
 

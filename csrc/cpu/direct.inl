@@ -17,6 +17,7 @@ constexpr int64_t kDirectDepth = 576;       // (tap, channel) of a chunk, about
 constexpr int64_t kDirectBytes = 1 << 18;   // of a padded block and of sums: both stay in the L2
 constexpr int64_t kDirectSharing = 128;     // positions that share a chunk of the filter, at least
 constexpr int64_t kDirectFilter = 1 << 15;  // elements of a filter's panels that share a tile
+constexpr int64_t kDirectTurned = 1 << 14;  // bytes of sums that are turned together, at most
 
 template <class S>
 struct DirectBlocks {
@@ -115,7 +116,9 @@ struct Direct {
     if (Blocks::folds_taps(job)) depth = 1.0 * elements<E>(job.w.taps * job.depth) / job.w.taps;
     double loads = job.h.positions * quotient_up(job.w.positions, kRows) * taps;
     double products = depth * vectors * (1.05 * terms_of(job.h) * terms_of(job.w) + 2.4 * loads);
-    double filling = job.source.c == 1 ? 4.5 * quotient_up(job.depth, lanes) : 2.0 * job.depth;
+    bool few = Blocks::folds_taps(job) || elements<E>(job.depth) < kFewLines;
+    double filling = (job.source.c == 1 ? 4.5 : 0.8 * lanes) * quotient_up(job.depth, lanes);
+    if (job.source.c != 1 && few) filling = 1;
     if (job.source.c == 1 && job.depth % lanes != 0 && job.groups > 1) filling += 15;
     PaddedBlock block(job.h, job.w, job.h.positions);
     filling *= area(least(block.height, job.h.taps * job.h.positions), block.width);
@@ -124,7 +127,8 @@ struct Direct {
     double storing = vectors * positions * (whole ? 12 : apart ? 3.5 * lanes : 36);
     if (job.result.c != 1 && !apart) {  // turned by squares, whose lines may meet in one cache set
       bool meet = job.result.c * static_cast<int64_t>(sizeof(S)) % 4096 == 0;
-      double squares = quotient_up(job.w.positions, lanes);
+      int64_t together = rows_turned(job, quotient_up(job.rows, kColumns<T>));
+      double squares = 1.0 * quotient_up(together * job.w.positions, lanes) / together;
       storing = vectors * (5.0 * positions + job.h.positions * squares * lanes * (meet ? 31 : 17));
     }
     return job.groups * (products + filling + storing + 20 * job.h.positions * taps);
@@ -236,10 +240,12 @@ struct Direct {
     if (blocks.channel_block == blocks.depth) return;
     for (int64_t panel = 0; panel < panels; ++panel)
       for (int64_t n = 0; n < place.samples; ++n)
-        for (int64_t i = 0; i < place.rows; ++i)
-          store_row(job, blocks, place, n, i, panel,
-                    sums + panel * place.size(job) +
-                        (n * place.rows + i) * job.w.positions * kColumns<T>);
+        for (int64_t i = 0, some, together = rows_turned(job, 1); i < place.rows; i += some) {
+          some = least(together, place.rows - i);
+          store_rows(job, blocks, place, n, i, some, panel,
+                     sums + panel * place.size(job) +
+                         (n * place.rows + i) * job.w.positions * kColumns<T>);
+        }
   }
 
  private:
@@ -351,14 +357,16 @@ struct Direct {
     int64_t run = blocks.folds ? job.w.taps * job.depth : together * channels * kNumbers<E>;
     int64_t filter_row = blocks.folds ? channels : job.w.taps * channels;
     bool cut = skips && together == 1 && row_cost(job.w, tile, true) < row_cost(job.w, tile, false);
+    int64_t turned = least(place.rows, rows_turned(job, end - panel));
     for (int64_t n = 0; n < place.samples; ++n)
       for (int64_t i = 0; i < place.rows; ++i) {
         int64_t row = place.row + i;
         const Number<E>* line = from.at + n * from.sample + i * job.h.step * from.row;
-        // Sums that are whole are stored at once, and their place is used again.
+        // Sums that are whole are stored soon, and their place is used again.
         auto row_of = [&](int64_t p) {
-          return whole ? sums + (p - panel) * width * kColumns<T>
-                       : sums + p * place.size(job) + (n * place.rows + i) * width * kColumns<T>;
+          int64_t at =
+              whole ? (p - panel) * turned + i % turned : (p * place.samples + n) * place.rows + i;
+          return sums + at * width * kColumns<T>;
         };
         for (int64_t p = panel; p < end && last && job.result.c != 1; ++p)
           prefetch_strip<true>(1, width * job.w.position_step, columns_of(job, place.panel + p),
@@ -400,8 +408,11 @@ struct Direct {
             }
           }
         }
-        for (int64_t p = panel; p < end && whole; ++p)
-          store_row(job, blocks, place, n, i, p, row_of(p));
+        int64_t before = i % turned;  // rows that wait for this one
+        if (!whole || (before + 1 < turned && i + 1 < place.rows)) continue;
+        for (int64_t p = panel; p < end; ++p)
+          store_rows(job, blocks, place, n, i - before, before + 1, p,
+                     row_of(p) - before * width * kColumns<T>);
       }
   }
 
@@ -413,17 +424,27 @@ struct Direct {
            job.h.position[place.row + i] * out.h;
   }
 
-  static void store_row(const CorrelateJob& job, const Blocks& blocks, const Place& place,
-                        int64_t n, int64_t i, int64_t panel, const T* sums) {
+  // Rows of the result that follow each other in memory, of so many panels: they are turned as one,
+  // by squares of which only the last overlaps another.
+  static int64_t rows_turned(const CorrelateJob& job, int64_t panels) {
+    const View& out = job.result;
+    int64_t row = job.w.positions * kColumns<T> * sizeof(T);
+    bool one = out.c != 1 && job.h.position_step * out.h == job.w.positions * out.w &&
+               job.w.position_step == 1;
+    return one ? most<int64_t>(1, least(job.h.positions, kDirectTurned / (row * panels))) : 1;
+  }
+
+  static void store_rows(const CorrelateJob& job, const Blocks& blocks, const Place& place,
+                         int64_t n, int64_t i, int64_t rows, int64_t panel, const T* sums) {
     const View& out = job.result;
     panel += place.panel;
     if (in_place(job, blocks, panel)) return;
-    int64_t columns = columns_of(job, panel), width = job.w.positions;
+    int64_t columns = columns_of(job, panel), positions = rows * job.w.positions;
     S* to = row_of_result(job, place, n, i, panel);
     if (out.c != 1)
-      return store_turned(sums, columns, width, to + job.w.position[0] * out.w, out.c,
+      return store_turned(sums, columns, positions, to + job.w.position[0] * out.w, out.c,
                           job.w.position_step * out.w);
-    for (int64_t j = 0; j < width; ++j, sums += kColumns<T>)
+    for (int64_t j = 0; j < positions; ++j, sums += kColumns<T>)
       for (int64_t k = 0; k < columns; k += lanes)
         store_some<T>(load<T>(sums + k), least(lanes, columns - k),
                       to + job.w.position[j] * out.w + k);

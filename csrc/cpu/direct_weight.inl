@@ -173,12 +173,13 @@ struct DirectWeight {
         quotient_up(elements<E>(job.h.positions), quotient_up(kWeightChain, job.w.positions));
     double sums = chains * taps * job.channels;
     PaddedBlock block(job.h, job.w, job.h.positions);
-    double filling = job.input.c == 1 ? 2.5 * quotient_up(job.channels, lanes) : 1.3 * job.channels;
+    double filling = (job.input.c == 1 ? 2.5 : 0.7 * lanes) * quotient_up(job.channels, lanes);
+    if (job.input.c != 1 && job.channels < kFewLines) filling = 0.7;
     Blocks blocks(job);
     double line = 100 * kNumbers<E> * kNumbers<E>;
     filling = block.positions() * filling + line * block.height * blocks.channel_blocks(job);
     if (!blocks.lies_as_block) filling *= blocks.panel_blocks();
-    double grads = job.grad.c != 1 ? 20 : job.filters % lanes != 0 ? 18 : 0;
+    double grads = job.grad.c != 1 ? 17 : job.filters % lanes != 0 ? 18 : 0;
     return job.groups * job.batch *
            (vectors * (0.9 * products + 3.3 * loads + 13 * sums + grads * positions) + filling);
   }
@@ -287,7 +288,8 @@ struct DirectWeight {
         return {grad, job.grad.h, job.grad.w, rows * job.grad.h};
     int64_t width = job.w.positions;
     PanelGrads<E> packed{to, width * kColumns<T>, kColumns<T>, 0};
-    if (columns < kColumns<T>) clear(to, 1, rows * width * kColumns<T>);
+    if (columns % lanes != 0) clear(to, 1, rows * width * kColumns<T>);
+    if (pair == 1 && job.grad.h == width * job.grad.w) width *= rows, rows = 1;
     for (int64_t i = 0; i < rows; ++i, to += width * kColumns<T>) {
       Source<S, E> row =
           Source<S, E>::lines(grad, job.grad.h, i * pair, pair > 1 ? i * pair + 1 : -1);

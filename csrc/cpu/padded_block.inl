@@ -62,6 +62,24 @@ bool is_block(const View& view, int64_t channels, int64_t panels, const AxisMap&
 
 constexpr int64_t kFewLines = 4;  // fewer are copied element by element, not turned
 
+// to[element][line] of so many lines, of which compilers make shuffles.
+template <int LINES, class S, class E>
+void copy_interleaved(Source<S, E> from, int64_t stride, int64_t count, E* to) {
+  for (int64_t x = 0; x < count; ++x)
+    for (int line = 0; line < LINES; ++line) to[x * LINES + line] = from[line * stride + x];
+}
+
+// The same of any lines.
+template <class S, class E>
+void copy_lines(Source<S, E> from, int64_t stride, int64_t position_step, int64_t lines,
+                int64_t count, E* to, int64_t pitch) {
+  bool beside = position_step == 1 && lines == pitch;
+  if (beside && lines == 2) return copy_interleaved<2>(from, stride, count, to);
+  if (beside && lines == 3) return copy_interleaved<3>(from, stride, count, to);
+  for (int64_t line = 0; line < lines; ++line)
+    copy(to + line, pitch, from + line * stride, position_step, count);
+}
+
 // Elements [0, count) of each of `channels` lines to[element][channel]; `end` is the tensor's.
 template <class S, class E>
 void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step, int64_t channels,
@@ -75,35 +93,28 @@ void copy_turned(Source<S, E> from, int64_t channel_step, int64_t position_step,
         int64_t x = count < lanes ? i : least(i, count - lanes);  // the last may overlap
         Source<S, E> at = from + turned * channel_step + x;
         int64_t some = least(lanes, count - x);
+        E* place = to + x * pitch + turned;
         if (at.from + (lines - 1) * channel_step + at.reach() + lanes > end) {
-          for (int64_t c = 0; c < lines; ++c)
-            copy(to + x * pitch + turned + c, pitch, at + c * channel_step, 1, some);
+          copy_lines(at, channel_step, 1, lines, some, place, pitch);
           continue;
         }
         typename Vector<E>::type square[lanes];
         load_turned<1>(at, channel_step, lines, square);
-        E* place = to + x * pitch + turned;
 #pragma GCC unroll 16
         for (int64_t k = 0; k < lanes; ++k)
           if (k < some) store_some<E>(square[k], lines, place + k * pitch);
       }
     }
-  for (int64_t c = turned; c < channels; ++c)
-    copy(to + c, pitch, from + c * channel_step, position_step, count);
+  if (turned < channels)
+    copy_lines(from + turned * channel_step, channel_step, position_step, channels - turned, count,
+               to + turned, pitch);
 }
 
-// The same of numbers, which no vector has lanes of, and of which one or three channels lie beside
-// each other. Compilers make shuffles of the loop over three.
+// Numbers, which no vector has lanes of: pairs are made of one or three channels of them.
 inline void copy_turned(Source<BFloat16, BFloat16> from, int64_t channel_step,
                         int64_t position_step, int64_t channels, int64_t count, BFloat16* to,
                         int64_t pitch, const BFloat16*) {
-  if (channels == 3 && position_step == 1) {
-    const BFloat16 *red = from.from, *green = red + channel_step, *blue = green + channel_step;
-    for (int64_t x = 0; x < count; ++x, to += 3) to[0] = red[x], to[1] = green[x], to[2] = blue[x];
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c)
-    copy(to + c, pitch, from + c * channel_step, position_step, count);
+  copy_lines(from, channel_step, position_step, channels, count, to, pitch);
 }
 
 // Rows to a padded block of `pitch` elements a position, `channels` of them at `to`; row(v) is

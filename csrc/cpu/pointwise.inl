@@ -22,7 +22,8 @@ struct Pointwise {
     if (step_of_positions(job.result, job.h, job.w) != 1) return kNever;
     double vectors = quotient_up(positions(job), lanes);
     bool copies = job.rows > kRows || positions(job) % lanes != 0;
-    return job.groups * vectors * job.depth * (1.6 * job.rows + (copies ? 10 : 0));
+    double products = job.depth * (1.1 * job.rows + (copies ? 15 : 3));
+    return job.groups * vectors * (products + 10.0 * job.rows);
   }
 
   static int64_t packed_filter_size(const CorrelateJob& job) {

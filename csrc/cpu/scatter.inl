@@ -7,7 +7,8 @@
 // The gather form (correlate.inl on the phases) needs no additions, but it multiplies with the
 // zeros around the gradient, and its tiles have a row for each input channel. So this one is for
 // few input channels, for filters that reach far over the gradient's edge, and for every padding
-// but zeros: a mirrored element's index is as good as any other.
+// but zeros: a mirrored element's index is as good as any other. With a single tap there is nothing
+// to add, so the gather form has its products and stores them once.
 //
 // A task owns some channels of a band of one sample's rows, in compute precision, and goes through
 // all outputs that reach into it. Of the gradient a panel of positions is copied, or turned, while
@@ -58,6 +59,8 @@ struct Scatter {
   using Blocks = ScatterBlocks<S>;
 
   static double cost(const ScatterJob& job) {
+    bool zeros = job.h.padding == Padding::zeros && job.w.padding == Padding::zeros;
+    if (zeros && job.h.taps * job.w.taps == 1) return kNever;
     constexpr int64_t lanes = Vector<T>::lanes;
     double filters = job.components * job.filters;
     double vectors = quotient_up(job.h.positions * job.w.positions, lanes);

@@ -179,6 +179,11 @@ struct Band {
     int64_t most = lines > one.height ? 1 + (lines - one.height) / h.step : 1;
     return quotient_up(h.positions, quotient_up(h.positions, most));
   }
+  // Vectors of all bands of a sample, which overlap by what the taps reach.
+  static double vectors_of_all(const AxisMap& h, const AxisMap& w, int64_t vectors) {
+    int64_t rows = row_block(h, w, vectors);
+    return 1.0 * vectors * quotient_up(h.positions, rows) * LineLayout(h, w, 0, rows, 1).plane();
+  }
   static bool fits(const AxisMap& h, const AxisMap& w, int64_t vectors) {
     if (h.taps * w.taps == 0 || h.positions * w.positions == 0) return false;
     return LineLayout(h, w, 0, 1, 1).plane() * vectors * FULLCONV_VECTOR_BYTES <= 8 * kBandBytes;

@@ -115,8 +115,7 @@ struct Channels {
     double panels = all.panels(job.groups), products = 0;
     for (const AxisMap* w = job.columns; w < job.columns + job.column_maps; ++w)
       products += 1.0 * job.h.positions * w->positions * job.depth * job.h.taps * w->taps;
-    double pixels = 1.0 * all.count() * vectors(job) *
-                    LineLayout(job.h, columns.map, 0, job.h.positions, 1).plane();
+    double pixels = all.count() * Band<S>::vectors_of_all(job.h, columns.map, vectors(job));
     if (all.meets() == Meets::picked) products *= 1.4;  // by hand, as are the next three
     if (all.meets() != Meets::vector && (job.h.step > 1 || job.w.step > 1)) products *= 1.6;
     if (all.elements()) products += 1000 * job.h.positions + 1700;

@@ -117,10 +117,11 @@ struct ChannelsWeight {
     if (!Band<S>::fits(job.h, job.w, vectors(job))) return kNever;
     double panels = all.panels(job.groups);
     double products = panels * terms(job) * (positions + 3.9 * job.h.positions);
-    double pixels =
-        1.0 * all.count() * vectors(job) * LineLayout(job.h, job.w, 0, job.h.positions, 1).plane();
+    double pixels = all.count() * Band<S>::vectors_of_all(job.h, job.w, vectors(job));
     pixels *= job.input.c == 1 ? 0.95 : 16;
+    if (all.meets() == Meets::picked) products *= 1.4;  // by hand
     double grads = job.grad.c == 1 ? 30 * panels : 2.0 * job.groups * job.filters;
+    if (in_tensor(job, job.groups * job.filters)) grads = 0;
     return job.batch * (products + pixels + grads * positions);
   }
 
@@ -174,9 +175,7 @@ struct ChannelsWeight {
         const S* from = output + all.first(block) * job.filters * job.grad.c;
         int64_t count = all.some(block) * job.filters;
         Gradients<T> grads{grad.data, lanes, grad.layout.line() * lanes, grad.plane()};
-        // Whole vectors are read where they lie beside each other, if that is once or twice.
-        if (sizeof(S) == sizeof(T) && job.grad.c == 1 && count % all.width() == 0 &&
-            terms(job) <= 2 * kAcross)
+        if (in_tensor(job, count))
           grads = {reinterpret_cast<const T*>(from + row * job.grad.h), job.grad.w, job.grad.h,
                    lanes};
         else
@@ -230,6 +229,11 @@ struct ChannelsWeight {
     return {job.channels, job.filters, job.groups, lanes};
   }
   static int64_t vectors(const WeightJob& job) { return blocks(job).planes(); }
+  // Whether gradients of so many filters are read where they lie: whole vectors, once or twice.
+  static bool in_tensor(const WeightJob& job, int64_t filters) {
+    return sizeof(S) == sizeof(T) && job.grad.c == 1 && filters % blocks(job).width() == 0 &&
+           terms(job) <= 2 * kAcross;
+  }
   static int64_t terms(const WeightJob& job) { return job.channels * job.h.taps * job.w.taps; }
   static int64_t panel_size(const WeightJob& job) { return terms(job) * blocks(job).width(); }
   static T* partial(const WeightJob& job, int64_t segment, int64_t split, int64_t panel) {

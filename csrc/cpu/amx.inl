@@ -406,7 +406,7 @@ struct Amx {
     double pieces = blocks.width == 0 ? job.h.positions * blocks.pieces
                                       : 1.0 * job.h.positions * blocks.width / blocks.piece;
     double runs = terms_of(job.h) / job.h.positions * job.w.taps / blocks.together;
-    double filling = job.source.c == 1 ? 12 * quotient_up(joined.depth, lanes) : 1.0 * joined.depth;
+    double filling = job.source.c == 1 ? 12 * quotient_up(joined.depth, lanes) : 1.4 * joined.depth;
     filling *= blocks.in_source() ? 0 : PaddedBlock(job.h, job.w, job.h.positions).positions();
     bool turned = job.result.w == 1 && job.w.position_step == 1;
     double storing = blocks.piece * (job.result.c == 1 ? 8 : turned ? 20 : 100);

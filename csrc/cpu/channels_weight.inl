@@ -121,6 +121,7 @@ struct ChannelsWeight {
     pixels *= job.input.c == 1 ? 0.95 : 16;
     if (all.meets() == Meets::picked) products *= 1.4;  // by hand
     double grads = job.grad.c == 1 ? 30 * panels : 2.0 * job.groups * job.filters;
+    // Of depthwise layers and picked lanes the 30 stands for waiting for memory, too.
     if (all.elements() && in_tensor(job, job.groups * job.filters)) grads = 0;
     return job.batch * (products + pixels + grads * positions);
   }
